@@ -1,0 +1,106 @@
+"""The one place of the agent that spawns: short-lived helpers with a deadline and an owner.
+
+Long-lived children (the release, the agent itself) belong to PID 1, not to this module. A child
+leads a process group of its own, so that ending it ends what it started.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from run_agent.errors import RunAgentError
+
+KILL_WAIT_SECONDS = 5.0
+"""How long a killed child may take to be reaped; more means it hangs in the kernel."""
+
+OUTPUT_LIMIT_BYTES = 4 << 20
+"""Most output of a helper that is kept: an environment or a term fits, a flood does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a helper ended: its exit code (128+n for signal n) and its output."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+async def run(
+    argv: tuple[str, ...],
+    *,
+    deadline: float,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdin: bytes = b"",
+) -> Completed:
+    """Run `argv` to its end, `stdin` fed and both outputs collected.
+
+    `deadline` is in seconds. Raises `RunAgentError` when the program cannot be started, exceeds
+    the deadline (it and its group are killed), or prints more than 4 MiB.
+    """
+    child = await _start(argv, env=env, cwd=cwd)
+    try:
+        async with asyncio.timeout(deadline):
+            out, err, _ = await asyncio.gather(
+                _read(child.stdout, argv[0]), _read(child.stderr, argv[0]), _feed(child, stdin)
+            )
+            code = await child.wait()
+    except TimeoutError:
+        raise RunAgentError(
+            f"cannot wait longer than {deadline:g} s for {argv[0]}; it was ended",
+            exit_code=os.EX_TEMPFAIL,
+        ) from None
+    finally:
+        await end_group(child)
+    return Completed(exit_code(code), out, err)
+
+
+def exit_code(returncode: int) -> int:
+    """Turn a `returncode` (negative for a signal) into the shell's form, 128+n."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+async def end_group(child: asyncio.subprocess.Process) -> None:
+    """Kill what is left of the child's process group and reap the child."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    async with asyncio.timeout(KILL_WAIT_SECONDS):
+        await child.wait()
+
+
+async def _start(
+    argv: tuple[str, ...], *, env: Mapping[str, str], cwd: Path
+) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv, env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0
+        )
+    except OSError as error:
+        raise RunAgentError(
+            f"cannot start {argv[0]} in {cwd} ({error.strerror})", exit_code=os.EX_OSERR
+        ) from error
+
+
+async def _read(stream: asyncio.StreamReader | None, name: str) -> bytes:
+    assert stream is not None
+    parts, size = [], 0
+    while part := await stream.read(1 << 16):
+        parts.append(part)
+        size += len(part)
+        if size > OUTPUT_LIMIT_BYTES:
+            raise RunAgentError(f"cannot use the output of {name}: it is over 4 MiB")
+    return b"".join(parts)
+
+
+async def _feed(child: asyncio.subprocess.Process, data: bytes) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        child.stdin.write(data)
+        await child.stdin.drain()
+    child.stdin.close()

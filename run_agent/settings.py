@@ -1,0 +1,333 @@
+"""The one reader of the environment: every setting, its default, and why that default.
+
+`load` reads and validates all of them at once, so that one message lists every problem.
+`docs/settings.md` is generated from this table (`python -m run_agent.settings`).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from run_agent.errors import SettingsError
+from run_agent.model import Layout, Secret
+
+APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+"""An app's name becomes a node name and a path, so nothing else is let in."""
+
+NO_CONTROLLER = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyCheck:
+    """What makes the app ready: `kind` is port, http, node or none; `path` belongs to http."""
+
+    kind: str
+    path: str = "/"
+
+    def __str__(self) -> str:
+        return f"http:{self.path}" if self.kind == "http" else self.kind
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _secret(value: str) -> Secret:
+    return Secret(value)
+
+
+def _folder(value: str) -> Path:
+    if not value.startswith("/"):
+        raise ValueError("must be an absolute path")
+    return Path(value)
+
+
+def _controller(value: str) -> str:
+    if value == NO_CONTROLLER:
+        return value
+    parts = urlsplit(value)
+    if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
+        return value
+    if parts.scheme in {"http", "https"} and parts.hostname:
+        return value.rstrip("/")
+    raise ValueError("must be https://HOST, http://HOST, file:///FOLDER or none")
+
+
+def _port(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 65535:
+        raise ValueError("must be a port, 1 to 65535")
+    return int(value)
+
+
+def _port_or_none(value: str) -> int | None:
+    return None if value == "none" else _port(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise ValueError("must be a number of seconds, 0 to 86400")
+    return seconds
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError("must be a whole number, 1 or more")
+    return int(value)
+
+
+def _bytes(value: str) -> int:
+    match = re.fullmatch(r"(\d+)(|Ki|Mi|Gi)", value)
+    if match is None or int(match[1]) < 1:
+        raise ValueError("must be a number of bytes; Ki, Mi and Gi may follow, as in 512Mi")
+    return int(match[1]) << {"": 0, "Ki": 10, "Mi": 20, "Gi": 30}[match[2]]
+
+
+def _ready_check(value: str) -> ReadyCheck:
+    kind, _, path = value.partition(":")
+    if kind == "http" and path.startswith("/"):
+        return ReadyCheck("http", path)
+    if value in {"port", "node", "none"}:
+        return ReadyCheck(value)
+    raise ValueError("must be port, http:/PATH, node or none")
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"must be {' or '.join(choices)}")
+        return value
+
+    return parse
+
+
+def _setting(
+    name: str, parse: Callable[[str], Any], default: str | None, doc: str, *, ours: bool = True
+) -> Any:
+    """One row of the table. `ours` is false where the release is to see the variable as well."""
+    return field(
+        metadata={"name": name, "parse": parse, "default": default, "doc": doc, "ours": ours}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that the environment tells the agent, parsed. Build it with `load`."""
+
+    root: Path = _setting(
+        "RUN_AGENT_ROOT",
+        _folder,
+        "/",
+        "Folder below which everything lies; nothing outside it is written. The app folder is "
+        "`ROOT/app`, the run folder `ROOT/run/run-agent`, the volume `ROOT/var/lib/run-agent`.",
+        ours=False,
+    )
+    controller_url: str = _setting(
+        "CONTROLLER_URL",
+        _controller,
+        "https://api.gigalixir.com",
+        "Who tells the current deploy: an HTTP controller, a folder (`file:///some/dir`), or "
+        "`none` to boot the release that the image itself holds at `ROOT/app`.",
+    )
+    app_key: Secret | None = _setting(
+        "APP_KEY",
+        _secret,
+        None,
+        "The app's key for an HTTP controller (basic auth `APP:APP_KEY`). Cookie and key base "
+        "are derived from it where they are not given.",
+    )
+    erlang_cookie: Secret | None = _setting(
+        "ERLANG_COOKIE",
+        _secret,
+        None,
+        "The node's cookie. Default: derived from `APP_KEY`, so that all replicas agree; "
+        "without that random, kept on the volume.",
+        ours=False,
+    )
+    pod_ip: str | None = _setting(
+        "MY_POD_IP",
+        _text,
+        None,
+        "The replica's address in the node name `APP@MY_POD_IP`. Default: the address of the "
+        "default route's interface.",
+        ours=False,
+    )
+    secret_key_base: Secret | None = _setting(
+        "SECRET_KEY_BASE",
+        _secret,
+        None,
+        "Phoenix's key base. Default: like `ERLANG_COOKIE`.",
+        ours=False,
+    )
+    port: int = _setting(
+        "PORT", _port, "4000", "The port that the app is to listen on.", ours=False
+    )
+    hostname: str | None = _setting(
+        "HOSTNAME",
+        _text,
+        None,
+        "The replica's name, by which an HTTP controller assigns `HOST_INDEX`. Default: the "
+        "kernel's host name.",
+        ours=False,
+    )
+    logplex_token: Secret | None = _setting(
+        "LOGPLEX_TOKEN", _secret, None, "Accepted for existing controllers; not used yet."
+    )
+    dist_port: int | None = _setting(
+        "DIST_PORT",
+        _port,
+        None,
+        "Fixes the node's distribution port in our vm.args (for a NetworkPolicy or observer). "
+        "Default: any.",
+    )
+    health_port: int | None = _setting(
+        "HEALTH_PORT",
+        _port_or_none,
+        "9000",
+        "Where `/livez` and `/readyz` are answered; `none` turns them off.",
+    )
+    ready_check: ReadyCheck = _setting(
+        "READY_CHECK",
+        _ready_check,
+        "port",
+        "When the app counts as ready: `port` (it accepts on `PORT` as the release's environment "
+        "has it), `http:/PATH` (a GET there answers 2xx or 3xx), `node` (the node answers and "
+        "the release's application runs), or `none` (as soon as it has been started). "
+        "`exec` defaults to `none`.",
+    )
+    drain_seconds: float = _setting(
+        "DRAIN_SECONDS",
+        _seconds,
+        "5",
+        "How long a stop keeps serving, not ready, before it asks the release to stop: time for "
+        "load balancers to notice. A second TERM skips it.",
+    )
+    grace_seconds: float = _setting(
+        "GRACE_SECONDS",
+        _seconds,
+        "25",
+        "How long a whole stop may take, drain included; then everything is killed. Below "
+        "Kubernetes' 30, so that we decide and not the kubelet.",
+    )
+    restart: str = _setting(
+        "RESTART",
+        _one_of("never", "on-failure"),
+        "never",
+        "`on-failure` starts a release that failed again in place, with back-off (1 s, doubled "
+        "up to 30 s, reset after 30 s up). `never` ends the container with the release's code.",
+    )
+    boot_deadline_seconds: float = _setting(
+        "BOOT_DEADLINE_SECONDS",
+        _seconds,
+        "300",
+        "How long a boot may take until the release is started; then exit 75. Five minutes let "
+        "a slow storage deliver a large slug, and still end a boot that hangs.",
+    )
+    slug_max_members: int = _setting(
+        "SLUG_MAX_MEMBERS",
+        _count,
+        "1000000",
+        "Most entries a slug may have; a larger one is refused.",
+    )
+    slug_max_bytes: int = _setting(
+        "SLUG_MAX_BYTES",
+        _bytes,
+        "16Gi",
+        "Most bytes a slug may unpack to; a larger one is refused. Guards against a bomb, "
+        "not a quota.",
+    )
+    log_format: str = _setting(
+        "LOG_FORMAT",
+        _one_of("json", "text"),
+        "json",
+        "How our own log on stderr looks: one JSON object per line, or text for people. The "
+        "app's output is never touched.",
+    )
+
+    @property
+    def layout(self) -> Layout:
+        """The paths below `root`."""
+        return Layout(self.root)
+
+    @property
+    def follows_http_controller(self) -> bool:
+        """Whether the controller is reached over HTTP (and wants `APP_KEY`)."""
+        return self.controller_url.startswith("http")
+
+
+OWN_NAMES = frozenset(f.metadata["name"] for f in fields(Settings) if f.metadata["ours"])
+"""Variables that are the agent's business and are not passed on to the release."""
+
+
+def load(
+    environ: Mapping[str, str], *, app: str | None = None, needs_controller: bool = True
+) -> Settings:
+    """Parse `environ`; an empty variable counts as absent.
+
+    Raises `SettingsError`, which lists everything that is missing or malformed. `app` is checked
+    where given; `needs_controller` is false for the commands that never ask one.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for row in fields(Settings):
+        raw = environ.get(row.metadata["name"]) or row.metadata["default"]
+        try:
+            values[row.name] = None if raw is None else row.metadata["parse"](raw)
+        except ValueError as problem:
+            problems.append(_problem(row.metadata, raw, problem))
+    if app is not None and not APP_NAME.fullmatch(app):
+        problems.append(f"the app's name {app!r} must be letters, digits, - and _ (63 at most)")
+    problems += _contradictions(values, needs_controller=needs_controller)
+    if problems:
+        raise SettingsError(problems)
+    return Settings(**values)
+
+
+def _problem(row: Mapping[str, Any], raw: str, problem: ValueError) -> str:
+    # A malformed secret is not echoed; nothing else in the table is one.
+    shown = "" if row["parse"] is _secret else f"={raw!r}"
+    return f"{row['name']}{shown} {problem}"
+
+
+def _contradictions(values: Mapping[str, Any], *, needs_controller: bool) -> list[str]:
+    problems = []
+    drain, grace = values.get("drain_seconds"), values.get("grace_seconds")
+    if drain is not None and grace is not None and drain > 0 and drain >= grace:
+        problems.append(
+            f"DRAIN_SECONDS={drain:g} must be less than GRACE_SECONDS={grace:g}: the release "
+            "needs the rest to stop in order"
+        )
+    controller = values.get("controller_url", "")
+    if needs_controller and controller.startswith("http") and values.get("app_key") is None:
+        problems.append(
+            f"APP_KEY is missing: the controller at {controller} wants it; set it, or set "
+            "CONTROLLER_URL to file:///FOLDER or none"
+        )
+    return problems
+
+
+def markdown() -> str:
+    """Render `docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Read once from the environment at start, all of them validated together. An empty",
+        "variable counts as absent. Generated from `run_agent/settings.py` by `make docs`;",
+        "do not edit.",
+        "",
+        "| setting | default | what it does | the release sees it |",
+        "|---|---|---|---|",
+    ]
+    for row in fields(Settings):
+        meta = row.metadata
+        default = f"`{meta['default']}`" if meta["default"] else ""
+        seen = "" if meta["ours"] else "yes"
+        doc = meta["doc"].replace("|", "\\|")
+        lines.append(f"| `{meta['name']}` | {default} | {doc} | {seen} |")
+    return "\n".join(lines) + "\n"
