@@ -4,3 +4,5 @@ Each module owns one side effect (the environment, spawning, extracted files, HT
 frozen dataclasses to the others. Nothing here composes the parts or talks to a person: that is
 `entrypoint`. This package imports neither `entrypoint` nor `upgrade`.
 """
+
+__version__ = "0.1.0"

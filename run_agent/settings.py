@@ -135,6 +135,13 @@ class Settings:
         "Who tells the current deploy: an HTTP controller, a folder (`file:///some/dir`), or "
         "`none` to boot the release that the image itself holds at `ROOT/app`.",
     )
+    slug_url: Secret | None = _setting(
+        "SLUG_URL",
+        _secret,
+        None,
+        "What `bootstrap` boots, set by its argument: a URL may hold a signature, which has no "
+        "place in an argv.",
+    )
     app_key: Secret | None = _setting(
         "APP_KEY",
         _secret,
@@ -287,6 +294,15 @@ def load(
     if problems:
         raise SettingsError(problems)
     return Settings(**values)
+
+
+def layout_of(environ: Mapping[str, str]) -> Layout:
+    """Return the paths alone, for a verb that needs nothing else. Raises `SettingsError`."""
+    root = environ.get("RUN_AGENT_ROOT") or "/"
+    try:
+        return Layout(_folder(root))
+    except ValueError as problem:
+        raise SettingsError([f"RUN_AGENT_ROOT={root!r} {problem}"]) from None
 
 
 def _problem(row: Mapping[str, Any], raw: str, problem: ValueError) -> str:

@@ -1,0 +1,157 @@
+"""The resident process beside PID 1: boots the replica, watches its readiness, serves the verbs.
+
+It may die at any moment: PID 1 starts another one, which learns here from `hello` what is already
+running and goes on. So nothing that the release needs lives in this process.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from entrypoint import boot, control
+from entrypoint.link import Link
+from entrypoint.orders import Orders
+from entrypoint.replica import Replica
+from run_agent import health, logs, settings
+from run_agent.errors import RunAgentError
+
+log = logging.getLogger("agent")
+
+
+def main(argv: list[str]) -> int:
+    """Run the agent: `argv` holds the link's descriptor, the control socket's, and the orders."""
+    link, listener = int(argv[1]), socket.socket(fileno=int(argv[2]))
+    orders = Orders.from_argument(argv[3])
+    options = settings.load(
+        os.environ, app=orders.app, needs_controller=orders.verb == "init"
+    )
+    context = logs.configure(options.log_format)
+    agent = Agent(orders, options, listener, context)
+    try:
+        return asyncio.new_event_loop().run_until_complete(agent.run(link))
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+    except RunAgentError as error:
+        log.error("%s", error)  # noqa: TRY400 - the message is for the user, not the trace
+        return error.exit_code
+    except Exception:
+        log.exception("cannot go on: a bug in run-agent; please report it with this trace")
+        return os.EX_SOFTWARE
+
+
+class Agent:
+    """The root of the agent's tasks: the link, the life of the release, the readiness watch."""
+
+    def __init__(
+        self,
+        orders: Orders,
+        options: settings.Settings,
+        listener: socket.socket,
+        context: logs.Context,
+    ) -> None:
+        self._orders, self._options = orders, options
+        self._listener, self._context = listener, context
+        self._link: Link
+        self._replica: Replica
+        self._tasks: asyncio.TaskGroup
+        self._watch: asyncio.Task[None] | None = None
+
+    async def run(self, descriptor: int) -> int:
+        """Live until PID 1 goes away or says TERM. Raises what a task died of."""
+        main_task = asyncio.current_task()
+        assert main_task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main_task.cancel)
+        self._link = await Link.open(descriptor)
+        hello = await self._link.hello()
+        self._replica = Replica.from_hello(hello, self._orders.app)
+        verbs = {"status": self._status, "drain": self._drain}
+        try:
+            async with control.serve(self._listener, verbs), asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._listen(), name="hears what PID 1 tells")
+                self._tasks.create_task(self._live(hello), name="boots, or takes over")
+        except* RunAgentError as group:
+            raise group.exceptions[0] from None
+        return os.EX_OK
+
+    async def _listen(self) -> None:
+        async for event in self._link.events():
+            if "release" in event:
+                self._on_release(event["release"])
+            if "stopping" in event:
+                self._replica.stopping = True
+        raise RunAgentError("cannot run without PID 1: it has gone")
+
+    async def _live(self, hello: Mapping[str, Any]) -> None:
+        """Boot what does not run yet; what runs is left alone."""
+        if self._replica.release["state"] == "none":
+            launch = await boot.boot(
+                self._orders, self._options, self._replica,
+                up_seconds=hello["up_seconds"], tell=self._publish,
+            )  # fmt: skip
+            self._link.send(start=launch, memo=self._replica.memo())
+        else:
+            self._on_release(self._replica.release)
+        self._name_ourselves()
+        self._link.send(ready=True)
+        await self._link.flush()
+
+    def _on_release(self, state: dict[str, Any]) -> None:
+        """Watch the readiness of the release that runs now, and of no other."""
+        before, self._replica.release = self._replica.release.get("pid"), state
+        if self._watch is not None and state["pid"] != before:
+            self._watch.cancel()
+            self._watch = None
+            self._replica.set_ready(ready=False)
+        if state["state"] == "running" and self._watch is None:
+            self._watch = self._tasks.create_task(self._watch_readiness(), name="asks if ready")
+        self._publish()
+
+    async def _watch_readiness(self) -> None:
+        check = boot.ready_check(self._orders, self._options, self._replica)
+        await health.watch(check, self._on_readiness, ready=self._replica.is_ready)
+
+    def _on_readiness(self, problem: str | None) -> None:
+        was, now = self._replica.is_ready, problem is None
+        self._replica.set_ready(ready=now)
+        self._replica.wait_for("app", problem)
+        if was != now:
+            log.info("ready" if now else f"not ready: waiting for {problem}")
+        if now and not self._replica.facts.good:
+            self._replica.learn(good=True)
+            self._link.send(memo=self._replica.memo())
+            boot.keep(self._options, self._replica)
+        self._publish()
+
+    def _publish(self) -> None:
+        self._name_ourselves()
+        self._link.send(verdict=self._replica.verdict())
+
+    def _name_ourselves(self) -> None:
+        self._context.deploy = self._replica.facts.deploy
+        self._context.node = self._replica.facts.node
+
+    # -- verbs ----------------------------------------------------------------------------------
+
+    async def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._replica.status() | {"agent_pid": os.getpid()}
+
+    async def _drain(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._replica.draining = not arguments.get("undo", False)
+        self._link.send(draining=self._replica.draining)
+        await self._link.flush()
+        log.info("draining" if self._replica.draining else "drain undone")
+        return {"draining": self._replica.draining}
+
+
+if __name__ == "__main__":
+    code = main(sys.argv)
+    with suppress(OSError):
+        sys.stderr.flush()
+    # at once: a thread that waits for a hung server must not hold up the end
+    os._exit(code)

@@ -1,0 +1,68 @@
+"""The `run-agent` command (also installed as `gigalixir_run`): finds the verb, prints, exits.
+
+Each verb is a file in `commands`; only the one that is called is imported, so that `shell` starts
+in milliseconds.
+"""
+
+import importlib
+import os
+import sys
+
+from run_agent import __version__
+from run_agent.errors import RunAgentError
+
+VERBS = {
+    "init": "boot the app's current deploy and keep it running (the container's entry point)",
+    "bootstrap": "boot one slug, without a controller",
+    "exec": "keep any command running as PID 1, without a slug",
+    "status": "show what runs here and whether it is ready",
+    "drain": "take this replica out of service, or back in",
+    "shell": "run a command with the release's environment, in the app folder",
+}
+
+USAGE = "usage: run-agent VERB [ARGUMENTS…]"
+
+
+def main() -> int:
+    """Run one verb; returns the exit code. Messages go to stderr, data to stdout."""
+    argv = sys.argv[1:]
+    if not argv or argv[0] in {"-h", "--help", "help"}:
+        _print_help()
+        return os.EX_OK if argv else os.EX_USAGE
+    if argv[0] in {"--version", "-V", "version"}:
+        print(f"run-agent {__version__}")
+        return os.EX_OK
+    verb = argv[0].replace("_", "-")
+    if verb not in VERBS:
+        _complain(f"cannot do {argv[0]!r}: there is no such verb; see run-agent --help")
+        return os.EX_USAGE
+    command = importlib.import_module(f"entrypoint.commands.{verb.replace('-', '_')}")
+    try:
+        return int(command.main(argv[1:]))
+    except RunAgentError as error:
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        return 128 + 13  # whoever read our output has gone, as `run-agent status | head -1` does
+    except KeyboardInterrupt:
+        return 128 + 2
+    except Exception as error:  # noqa: BLE001 - the root: a person gets one line, not a trace
+        _complain(f"cannot go on, this is a bug in run-agent: {type(error).__name__}: {error}")
+        return os.EX_SOFTWARE
+
+
+def _complain(message: str) -> None:
+    print(f"run-agent: {message}", file=sys.stderr)
+
+
+def _print_help() -> None:
+    width = max(map(len, VERBS))
+    print(f"{USAGE}\n\nRuns and looks after one replica of an Elixir or Erlang release.\n\nverbs:")
+    for verb, what in VERBS.items():
+        print(f"  {verb:{width}}  {what}")
+    print("\n`run-agent VERB --help` explains one verb. Settings come from the environment:")
+    print("docs/settings.md. A dash and an underscore are the same in a verb.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

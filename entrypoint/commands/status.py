@@ -1,0 +1,75 @@
+"""`run-agent status [--json]`."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from entrypoint import control
+from entrypoint.parser import Parser
+from run_agent.settings import layout_of
+
+EXAMPLES = """\
+examples:
+  run-agent status
+  run-agent status --json | jq -r .deploy
+
+Exit code 0 whether ready or not; 69 when nothing runs here.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print what runs here."""
+    parser = Parser(
+        "status",
+        description="Show what runs here, whether it is ready, and what it waits for.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    given = parser.parse_args(arguments)
+    *_, last = control.call(layout_of(os.environ).control_socket, "status")
+    if given.json:
+        print(json.dumps(last["result"], indent=2))
+    else:
+        print("\n".join(_lines(last["result"])))
+    return os.EX_OK
+
+
+def _lines(status: Mapping[str, Any]) -> Iterator[str]:
+    """Give the table for people: what is unknown is left out."""
+    yield f"{status['app']}: {_state(status)}"
+    rows = {
+        "node": status["node"],
+        "deploy": status["deploy"],
+        "release": _join(status["kind"], status["version"]),
+        "slug": status["digest"] and status["digest"][:12],
+        "process": _process(status),
+        "agent": f"pid {status['agent_pid']}",
+    }
+    for name, value in rows.items():
+        if value:
+            yield f"  {name:8} {value}"
+    for wait in status["waits_for"]:
+        yield f"  waits for {wait['what']} (since {wait['since']})"
+    for note in status["notes"]:
+        yield f"  note: {note}"
+
+
+def _state(status: Mapping[str, Any]) -> str:
+    if status["stopping"]:
+        return "stopping"
+    if status["draining"]:
+        return "draining"
+    return f"ready since {status['since']}" if status["ready"] else "not ready"
+
+
+def _process(status: Mapping[str, Any]) -> str:
+    if status["release_state"] == "running":
+        return f"pid {status['release_pid']}, running since {status['release_started_at']}"
+    code = status["release_exit_code"]
+    ended = f", last exit code {code}" if code is not None else ""
+    return f"{status['release_state']}{ended}"
+
+
+def _join(*words: str | None) -> str:
+    return " ".join(word for word in words if word)

@@ -1,0 +1,199 @@
+"""Starting, reaping and ending child processes. Signals only what is provably ours."""
+
+import os
+import signal
+import sys
+from collections import namedtuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+PR_SET_CHILD_SUBREAPER = 36
+"""prctl(2): orphans below us become our children, as they do of PID 1."""
+
+CANNOT_EXECUTE, NOT_FOUND = 126, 127
+"""The shell's exit codes (POSIX 2.8.2) for a program that cannot be executed or is missing."""
+
+
+def adopt_orphans() -> None:
+    """Become the subreaper of everything started below; raises `OSError` where that fails."""
+    if os.getpid() == 1:
+        return
+    import ctypes  # noqa: PLC0415 - half a MiB that PID 1 proper never pays
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | None = None,
+    keep: Iterable[int] = (),
+    redirect: Mapping[int, int] | None = None,
+    oom_score_adj: int = 0,
+    terminal: bool = False,
+    session: bool = False,
+) -> int:
+    """Fork and execute `argv` in a process group (or session) of its own; return its pid.
+
+    `keep` are descriptors it inherits, `redirect` maps its descriptors to ours, `terminal` makes
+    its group the terminal's foreground. What fails after the fork is told on stderr by the child,
+    which ends with 127 (not found) or 126.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid() if session else os.setpgid(0, 0)
+            _become(argv, env, cwd, keep, redirect or {}, oom_score_adj, terminal=terminal)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if not session:
+        try:
+            os.setpgid(pid, pid)  # the child does it too: whoever is first, the group exists now
+        except OSError:
+            pass  # it has executed already, its own call came first
+    return pid
+
+
+def _become(  # noqa: PLR0913 - the far side of `spawn`
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str | None,
+    keep: Iterable[int],
+    redirect: Mapping[int, int],
+    oom_score_adj: int,
+    *,
+    terminal: bool,
+) -> None:
+    """Turn the forked child into `argv`. Never returns."""
+    try:
+        if terminal:
+            os.tcsetpgrp(0, os.getpid())  # SIGTTOU is blocked here
+        if oom_score_adj:
+            _set_oom_score(oom_score_adj)
+        for target, source in redirect.items():
+            os.dup2(source, target)
+        for descriptor in keep:
+            os.set_inheritable(descriptor, True)
+        if cwd is not None:
+            os.chdir(cwd)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        sys.stderr.write(f"cannot execute {argv[0]} in {cwd or os.curdir} ({error.strerror})\n")
+        sys.stderr.flush()
+        os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE)
+    finally:
+        os._exit(CANNOT_EXECUTE)
+
+
+def _set_oom_score(adjustment: int) -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(adjustment))
+    except OSError:
+        pass  # a hint to the kernel; a sandbox without /proc does without
+
+
+def reap() -> Iterator[tuple[int, int]]:
+    """Give (pid, exit code) of every child that has ended, 128+n for signal n.
+
+    A child stays a zombie while the caller looks at it, so that its pid, its group and its
+    session cannot be anybody else's yet.
+    """
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None:
+            return
+        by_exit = ended.si_code == os.CLD_EXITED
+        yield ended.si_pid, ended.si_status if by_exit else 128 + ended.si_status
+        os.waitpid(ended.si_pid, 0)
+
+
+def none_left() -> bool:
+    """Whether we have no child at all any more (as PID 1 or subreaper: no descendant)."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
+
+
+def signal_all(number: int) -> None:
+    """Signal everything else in the container, or outside PID 1 our direct children.
+
+    A direct child cannot be mistaken: its pid stays taken until we reap it. What its end
+    orphans becomes our child and is reached by the next call.
+    """
+    if os.getpid() == 1:
+        signal_quietly(os.kill, -1, number)
+        return
+    for pid in _direct_children():
+        signal_quietly(os.kill, pid, number)
+
+
+def signal_quietly(send: object, target: int, number: int) -> None:
+    """Call os.kill or os.killpg; a target that is gone is no error."""
+    try:
+        send(target, number)  # type: ignore[operator]
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def kill_session(leader: int) -> None:
+    """Kill what an ended session leader of ours left behind in its session.
+
+    Nobody can join a session, so all its members descend from the leader. A pidfd makes sure
+    that the process that was looked at is the one that is killed.
+    """
+    for pid in _processes():
+        if _stat(pid).session != leader:
+            continue
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            continue
+        if _stat(pid).session == leader:
+            signal_quietly(signal.pidfd_send_signal, pidfd, signal.SIGKILL)
+        os.close(pidfd)
+
+
+def signal_group(group: int, number: int) -> bool:
+    """Signal a process group that holds a child of ours; return whether there was one.
+
+    A child keeps the group's number from being given to somebody else.
+    """
+    if not any(_stat(pid).group == group for pid in _direct_children()):
+        return False
+    signal_quietly(os.killpg, group, number)
+    return True
+
+
+def _direct_children() -> list[int]:
+    own = os.getpid()
+    return [pid for pid in _processes() if _stat(pid).parent == own]
+
+
+def _processes() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+
+
+_Stat = namedtuple("_Stat", "parent group session")  # noqa: PYI024 - typing is not for PID 1
+
+
+def _stat(pid: int) -> _Stat:
+    """Read what proc(5) says of a process, zeros for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # the command in parentheses may hold anything, so read on from the last one
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return _Stat(0, 0, 0)
+    return _Stat(*(int(field) for field in fields[1:4]))

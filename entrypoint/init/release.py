@@ -1,0 +1,140 @@
+"""The one release that PID 1 runs: start it, know its state, name its end, start it again."""
+
+import os
+import random
+import signal
+import time
+
+from entrypoint.init import children
+from entrypoint.init.cgroup import MemoryWatch
+from entrypoint.init.log import Log
+
+BACKOFF_FIRST, BACKOFF_LAST = 1.0, 30.0
+"""Seconds before a failed release is started again in place, doubled from the first to the last."""
+
+GOOD_AFTER_SECONDS = 30.0
+"""A release that ran this long was no start that failed, so the back-off begins anew."""
+
+LINGER_SECONDS = 5.0
+"""How long what a release leaves behind in its process group may take to follow it."""
+
+NONE, RUNNING, LINGERING, BACKOFF, ENDED = "none", "running", "lingering", "backoff", "ended"
+
+
+class Release:
+    """A small state machine: none → running → lingering → ended, or → backoff → running."""
+
+    def __init__(self, log: Log, *, restart_on_failure: bool) -> None:
+        self.state = NONE
+        self.pid: int | None = None
+        self.code: int | None = None
+        self.started_at = 0.0  # wall clock, for people
+        self.restart_at: float | None = None
+        self._log, self._restart_on_failure = log, restart_on_failure
+        self._launch: dict[str, object] = {}
+        self._since = 0.0
+        self._backoff = BACKOFF_FIRST
+        self._group, self._linger_until = 0, 0.0
+        self._killed_by_us = False
+        self._memory = MemoryWatch()
+
+    @property
+    def ever_started(self) -> bool:
+        """Whether a release was started at all: from then on its life decides the container's."""
+        return self.state != NONE
+
+    def describe(self) -> dict[str, object]:
+        """Tell the agent and the probes how the release is."""
+        return {
+            "state": self.state,
+            "pid": self.pid,
+            "code": self.code,
+            "started_at": self.started_at or None,
+        }
+
+    def start(self, launch: dict[str, object] | None = None) -> None:
+        """Start `launch` (argv, env, cwd, stop_group), or the last one again."""
+        self._launch = launch or self._launch
+        argv: list[str] = self._launch["argv"]  # type: ignore[assignment]
+        self.pid = children.spawn(
+            argv,
+            env=self._launch["env"],  # type: ignore[arg-type]
+            cwd=str(self._launch["cwd"]),
+            terminal=_on_terminal(),
+        )
+        self.state, self.code, self.restart_at = RUNNING, None, None
+        self.started_at, self._since = time.time(), time.monotonic()
+        self._killed_by_us = False
+        self._log.info(f"release started: {argv[0]} (pid {self.pid})", release_pid=self.pid)
+
+    def ended(self, code: int, linger_until: float | None = None) -> None:
+        """Its leader has ended: name the end, and let the rest of its group follow."""
+        now, self._group = time.monotonic(), self.pid or 0
+        self.pid, self.code, self.state = None, code, LINGERING
+        self._tell_end(code, now - self._since)
+        self._linger_until = linger_until or now + LINGER_SECONDS
+        children.signal_group(self._group, signal.SIGTERM)
+
+    def settle(self, now: float, *, stopping: bool) -> bool:
+        """Once the whole group has ended, decide what comes next; return whether it has."""
+        late = now >= self._linger_until
+        if self.state != LINGERING or children.signal_group(
+            self._group, signal.SIGKILL if late else 0
+        ):
+            return False
+        if self._restart_on_failure and self.code != 0 and not stopping:
+            self._plan_restart(now)
+        else:
+            self.state = ENDED
+        return True
+
+    def _plan_restart(self, now: float) -> None:
+        if now - self._since >= GOOD_AFTER_SECONDS:
+            self._backoff = BACKOFF_FIRST
+        delay = self._backoff * random.uniform(0.8, 1.2)
+        self.state, self.restart_at = BACKOFF, now + delay
+        self._backoff = min(self._backoff * 2, BACKOFF_LAST)
+        self._log.warning(f"starting the release again in {delay:.1f} s (RESTART=on-failure)")
+
+    def term(self) -> None:
+        """Ask it to stop: its leader, or its whole group where that is how it was launched."""
+        self.send(signal.SIGTERM, group=bool(self._launch.get("stop_group")))
+
+    def kill(self) -> None:
+        """End its whole group at once."""
+        self._log.error("release did not stop in time: killing it", release_pid=self.pid)
+        self._killed_by_us = True
+        self.send(signal.SIGKILL, group=True)
+
+    def send(self, number: int, *, group: bool = False) -> None:
+        """Pass a signal on; without a running release it goes nowhere."""
+        if self.pid is not None:
+            children.signal_quietly(os.killpg if group else os.kill, self.pid, number)
+
+    def _tell_end(self, code: int, up: float) -> None:
+        out_of_memory = self._memory.new_kill()
+        reason = f"exit code {code}"
+        if code > 128 and not self._killed_by_us:
+            reason = f"{_signal_name(code - 128)}, exit code {code}"
+        if self._killed_by_us:
+            reason = f"killed by run-agent at the end of the grace period, exit code {code}"
+        elif out_of_memory and code == 128 + signal.SIGKILL:
+            reason = f"killed by the kernel, {out_of_memory}; exit code {code}"
+        elif out_of_memory:
+            reason += f"; a process in the container was killed by the kernel, {out_of_memory}"
+        tell = self._log.info if code == 0 else self._log.error
+        tell(f"release ended after {up:.1f} s: {reason}", exit_code=code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _on_terminal() -> bool:
+    try:
+        return os.isatty(0) and os.tcgetpgrp(0) > 0
+    except OSError:
+        return False  # a terminal, but not ours to give away

@@ -1,0 +1,335 @@
+"""The loop of PID 1: events come in, the release and the agent go up or down, one code goes out."""
+
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import time
+
+from entrypoint.init import children, probes, release, stop
+from entrypoint.init.agent import Agent
+from entrypoint.init.log import Log
+from entrypoint.init.marker import Marker
+from entrypoint.init.release import Release
+from entrypoint.init.stop import StopClock
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PASSED_ON = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+IGNORED = (signal.SIGTTIN, signal.SIGTTOU)
+"""We write to a terminal whose foreground is the release."""
+
+INTERRUPTED_BOOT = 128 + signal.SIGTERM
+GROUP_POLL_SECONDS = 0.05
+"""How often we look whether a group or the container has emptied: no event tells of that."""
+
+
+def main(argv: list[str]) -> int:
+    """Run until everything has ended; `argv[1]` holds the options as JSON. Returns the code."""
+    signals = Signals()  # first of all: PID 1 loses every signal that it does not handle
+    options = json.loads(argv[1])
+    log = Log(options["log_format"])
+    try:
+        return Supervisor(options, signals, log).run()
+    except CannotStartError as error:
+        log.error(str(error))
+        return error.exit_code
+
+
+class CannotStartError(Exception):
+    """PID 1 cannot open what it needs; the code is that of sysexits(3)."""
+
+    def __init__(self, message: str, exit_code: int = os.EX_OSERR) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Signals:
+    """Collects signals; the descriptor wakes the loop."""
+
+    def __init__(self) -> None:
+        self._arrived: list[int] = []
+        self.wakeup, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        for number in (*STOP_SIGNALS, *PASSED_ON, signal.SIGCHLD):
+            signal.signal(number, lambda number, _: self._arrived.append(number))
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        # `run-agent init` blocked them, so that none was lost while it became us
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def take(self) -> list[int]:
+        """Return the signals since the last call, in order."""
+        try:
+            while os.read(self.wakeup, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+
+class Supervisor:
+    """Owns every child and every socket. One decision per event, none of them waits."""
+
+    def __init__(self, options: dict[str, object], signals: Signals, log: Log) -> None:
+        self._log, self._signals = log, signals
+        self._drain_seconds = float(str(options["drain_seconds"]))
+        self._grace_seconds = float(str(options["grace_seconds"]))
+        run, volume = str(options["run"]), str(options["volume"])
+        self._lock = _lock(run, volume)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(signals.wakeup, selectors.EVENT_READ, lambda: None)
+        self._adopt_orphans()
+        self._marker = Marker(volume, log)
+        self._release = Release(log, restart_on_failure=options["restart"] == "on-failure")
+        self._probes = self._open_probes(options["health_port"])
+        self._agent = Agent(
+            log,
+            [str(argument) for argument in options["agent"]],  # type: ignore[attr-defined]
+            control=_listen_control(run),
+            connected=lambda link: self._watch(link),
+            disconnected=lambda link: self._unwatch(link),
+        )
+        self._memo: object = None
+        self._verdict: dict[str, object] = {}
+        self._draining = False
+        self._stop: StopClock | None = None
+        self._code = 0
+        self._started = time.monotonic()
+
+    def run(self) -> int:
+        """Serve until the stop is complete; returns the container's exit code."""
+        self._marker.set()
+        self._agent.start(self._hello())
+        while not self._is_over():
+            for key, _ in self._selector.select(self._timeout()):
+                key.data()
+            for number in self._signals.take():
+                self._on_signal(number)
+            for pid, code in children.reap():
+                self._on_exit(pid, code)
+            self._tick(time.monotonic())
+        self._marker.clear()
+        return self._code
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int) -> None:
+        if number in STOP_SIGNALS:
+            if self._stop is None:
+                self._begin_stop(f"{signal.Signals(number).name} received")
+            else:
+                self._stop.skip_drain(time.monotonic())
+        elif number in PASSED_ON:
+            self._release.send(number)
+
+    def _on_exit(self, pid: int, code: int) -> None:
+        if pid == self._release.pid:
+            self._release.ended(code, self._stop.kill_at if self._stop else None)
+            self._verdict = self._verdict | {"ready": False}
+            self._agent.tell({"release": self._release.describe()})
+        elif pid == self._agent.pid:
+            self._on_messages()  # what it said before it died counts
+            self._agent.ended()
+            if self._stop is not None:
+                return
+            if code < 128 and not self._release.ever_started:
+                self._finish(code)  # it ended by itself, and says with which code we do
+            else:
+                self._agent.plan_restart(code)
+
+    def _on_messages(self) -> None:
+        for message in self._agent.receive():
+            self._on_message(message)
+
+    def _on_message(self, message: dict[str, object]) -> None:
+        if "memo" in message:
+            self._memo = message["memo"]
+        if "verdict" in message:
+            self._verdict = dict(message["verdict"])  # type: ignore[call-overload]
+        if "draining" in message:
+            self._draining = bool(message["draining"])
+        if "ready" in message:
+            self._agent.ready = True
+        launch = message.get("start")
+        if isinstance(launch, dict) and not self._release.ever_started and self._stop is None:
+            self._release.start(launch)
+            self._agent.tell({"release": self._release.describe()})
+
+    def _tick(self, now: float) -> None:
+        if self._probes:
+            self._probes.expire(now)
+        if self._release.settle(now, stopping=self._stop is not None):
+            self._agent.tell({"release": self._release.describe()})
+            if self._release.state == release.ENDED:
+                self._finish(self._release.code or 0)
+        if self._stop is not None:
+            self._advance_stop(self._stop, now)
+            return
+        if _due(self._agent.restart_at, now):
+            self._agent.start(self._hello())
+        if _due(self._release.restart_at, now):
+            self._release.start()
+            self._agent.tell({"release": self._release.describe()})
+
+    # -- the stop -------------------------------------------------------------------------------
+
+    def _begin_stop(self, reason: str) -> None:
+        running = self._release.state in {release.RUNNING, release.LINGERING}
+        drain = self._drain_seconds if self._release.state == release.RUNNING else 0.0
+        self._stop = StopClock(time.monotonic(), drain=drain, grace=self._grace_seconds)
+        self._log.info(f"stopping: {reason}" + (f"; draining for {drain:g} s" if drain else ""))
+        self._agent.tell({"stopping": self._grace_seconds})
+        if not running:
+            self._finish(INTERRUPTED_BOOT)
+
+    def _advance_stop(self, clock: StopClock, now: float) -> None:
+        phase = clock.advance(now)
+        if phase == stop.TERM:
+            self._log.info("asking the release to stop", release_pid=self._release.pid)
+            self._release.term()
+        elif phase == stop.KILL:
+            self._release.kill()
+        elif clock.phase == stop.SWEEP_KILL:
+            children.signal_all(signal.SIGKILL)  # again and again: a kill may orphan more
+
+    def _finish(self, code: int) -> None:
+        """Nothing is left that may decide the exit code: end everything else."""
+        self._code, now = code, time.monotonic()
+        self._stop = self._stop or StopClock(now, drain=0, grace=self._grace_seconds)
+        self._stop.sweep(now)
+        children.signal_all(signal.SIGTERM)
+
+    def _is_over(self) -> bool:
+        if self._stop is None or not self._is_sweeping():
+            return False
+        return children.none_left() or time.monotonic() >= self._stop.ends_at
+
+    def _is_sweeping(self) -> bool:
+        return self._stop is not None and self._stop.phase in {stop.SWEEP, stop.SWEEP_KILL}
+
+    # -- what others are told -------------------------------------------------------------------
+
+    def _hello(self) -> dict[str, object]:
+        return {
+            "hello": {
+                "release": self._release.describe(),
+                "memo": self._memo,
+                "verdict": self._verdict,
+                "draining": self._draining,
+                "up_seconds": time.monotonic() - self._started,
+            }
+        }
+
+    def _answer(self, path: str) -> tuple[int, bytes]:
+        if path == "/livez":
+            alive = self._release.state in {release.NONE, release.RUNNING, release.BACKOFF}
+            return (200 if alive else 503), _json({"release": self._release.state})
+        if path == "/readyz":
+            verdict = self._readiness()
+            return (200 if verdict["ready"] else 503), _json(verdict)
+        return 404, _json({"error": "there is /livez and /readyz"})
+
+    def _readiness(self) -> dict[str, object]:
+        """The agent's last verdict, overruled by what PID 1 knows better."""
+        running = self._release.state == release.RUNNING
+        stopping = self._stop is not None
+        # a verdict on a release that has been started again since says nothing of this one
+        judged = self._verdict.get("release_pid") == self._release.pid
+        willing = running and judged and not stopping and not self._draining
+        ready = willing and bool(self._verdict.get("ready"))
+        return self._verdict | {
+            "ready": ready,
+            "release": self._release.state,
+            "draining": self._draining or stopping,
+            "stopping": stopping,
+            "agent": "running" if self._agent.pid else "restarting",
+        }
+
+    # -- plumbing -------------------------------------------------------------------------------
+
+    def _timeout(self) -> float | None:
+        now = time.monotonic()
+        times = [self._agent.restart_at, self._release.restart_at]
+        if self._probes:
+            times.append(self._probes.next_deadline())
+        if self._stop is not None:
+            times.append(self._stop.next_at())
+        if self._release.state == release.LINGERING or self._is_sweeping():
+            times.append(now + GROUP_POLL_SECONDS)
+        due = min((at for at in times if at is not None), default=None)
+        return None if due is None else max(0.0, due - now)
+
+    def _watch(self, link: socket.socket) -> None:
+        self._selector.register(link, selectors.EVENT_READ, self._on_messages)
+
+    def _unwatch(self, link: socket.socket) -> None:
+        self._selector.unregister(link)
+
+    def _adopt_orphans(self) -> None:
+        try:
+            children.adopt_orphans()
+        except OSError as error:
+            self._log.warning(f"cannot adopt orphans ({error}): what daemonises may be left behind")
+
+    def _open_probes(self, port: object) -> probes.Probes | None:
+        if port is None:
+            return None
+        try:
+            listener = probes.listen(int(str(port)))
+        except OSError as error:
+            raise CannotStartError(
+                f"cannot listen on port {port} for probes ({error.strerror}): free it, or set "
+                "HEALTH_PORT to another port or none",
+                os.EX_CONFIG,
+            ) from error
+        return probes.Probes(self._selector, listener, self._answer)
+
+
+def _lock(run: str, volume: str) -> int:
+    """Create the folders and make sure that no other run-agent works in them."""
+    try:
+        os.makedirs(run, mode=0o700, exist_ok=True)
+        os.makedirs(volume, exist_ok=True)
+        lock = os.open(os.path.join(run, "init.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotStartError(
+            f"cannot write {error.filename} ({error.strerror}): mount a writable volume there"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise CannotStartError(
+            f"cannot start in {run}: another run-agent runs there; stop it, or set RUN_AGENT_ROOT",
+            os.EX_TEMPFAIL,
+        ) from error
+    return lock
+
+
+def _listen_control(run: str) -> socket.socket:
+    """Open the control socket, mode 0600; through /proc, as its path may exceed 108 bytes."""
+    folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path = f"/proc/self/fd/{folder}/control.sock"
+    control = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        if os.path.lexists(path):
+            os.unlink(path)
+        control.bind(path)
+        control.listen(64)
+    except OSError as error:
+        raise CannotStartError(f"cannot open {run}/control.sock ({error.strerror})") from error
+    finally:
+        os.umask(before)
+        os.close(folder)
+    return control
+
+
+def _due(at: float | None, now: float) -> bool:
+    return at is not None and now >= at
+
+
+def _json(body: dict[str, object]) -> bytes:
+    return json.dumps(body).encode() + b"\n"

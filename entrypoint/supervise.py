@@ -1,0 +1,37 @@
+"""From a verb of the CLI to PID 1: check everything, then become it."""
+
+import json
+import os
+import signal
+import sys
+from typing import NoReturn
+
+from entrypoint.orders import Orders
+from run_agent import settings
+
+
+def become_pid1(orders: Orders, *, needs_controller: bool) -> NoReturn:
+    """Validate the settings, then replace this process by `entrypoint.init`.
+
+    The parser and what it imported go with this process, so that PID 1 stays small. Raises
+    `SettingsError`, which lists every problem.
+    """
+    # Blocked signals survive the exec and are not lost, even by PID 1 (signal(7)).
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    options = settings.load(os.environ, app=orders.app, needs_controller=needs_controller)
+    layout = options.layout
+    for_init = {
+        "run": str(layout.run),
+        "volume": str(layout.volume),
+        "health_port": options.health_port,
+        "drain_seconds": options.drain_seconds,
+        "grace_seconds": options.grace_seconds,
+        "restart": options.restart,
+        "log_format": options.log_format,
+        "agent": [orders.to_argument()],
+    }
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(  # noqa: S606 - no shell is wanted
+        sys.executable, [sys.executable, "-I", "-m", "entrypoint.init", json.dumps(for_init)]
+    )
