@@ -38,7 +38,7 @@ def main() -> int:
         return os.EX_USAGE
     command = importlib.import_module(f"entrypoint.commands.{verb.replace('-', '_')}")
     try:
-        return int(command.main(argv[1:]))
+        return int(command.main(argv[1:], os.environ))
     except RunAgentError as error:
         _complain(str(error))
         return error.exit_code

@@ -4,13 +4,16 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 from entrypoint.orders import Orders
 from run_agent import settings
 
 
-def become_pid1(orders: Orders, *, needs_controller: bool) -> NoReturn:
+def become_pid1(
+    orders: Orders, environ: Mapping[str, str], *, needs_controller: bool
+) -> NoReturn:
     """Validate the settings, then replace this process by `entrypoint.init`.
 
     The parser and what it imported go with this process, so that PID 1 stays small. Raises
@@ -18,7 +21,7 @@ def become_pid1(orders: Orders, *, needs_controller: bool) -> NoReturn:
     """
     # Blocked signals survive the exec and are not lost, even by PID 1 (signal(7)).
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    options = settings.load(os.environ, app=orders.app, needs_controller=needs_controller)
+    options = settings.load(environ, app=orders.app, needs_controller=needs_controller)
     layout = options.layout
     for_init = {
         "run": str(layout.run),
@@ -32,6 +35,5 @@ def become_pid1(orders: Orders, *, needs_controller: bool) -> NoReturn:
     }
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(  # noqa: S606 - no shell is wanted
-        sys.executable, [sys.executable, "-I", "-m", "entrypoint.init", json.dumps(for_init)]
-    )
+    argv = [sys.executable, "-I", "-m", "entrypoint.init", json.dumps(for_init)]
+    os.execve(sys.executable, argv, environ)

@@ -1,7 +1,7 @@
 """`run-agent bootstrap NAME [SLUG_URL [CMD…]]`."""
 
 import argparse
-import os
+from collections.abc import Mapping
 from typing import NoReturn
 
 from entrypoint.orders import BOOTSTRAP, Orders
@@ -16,7 +16,7 @@ examples:
 """
 
 
-def main(arguments: list[str]) -> NoReturn:
+def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
     """Become PID 1 of a replica that runs one given slug."""
     parser = Parser(
         "bootstrap",
@@ -33,5 +33,5 @@ def main(arguments: list[str]) -> NoReturn:
     )
     given = parser.parse_args(arguments)
     # through the environment: a signed URL is a credential, and argv is for everybody to read
-    os.environ["SLUG_URL"] = given.slug_url
-    become_pid1(Orders(BOOTSTRAP, given.name, tuple(given.command)), needs_controller=False)
+    environ = {**environ, "SLUG_URL": given.slug_url}
+    become_pid1(Orders(BOOTSTRAP, given.name, tuple(given.command)), environ, needs_controller=False)

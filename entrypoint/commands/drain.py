@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 
 from entrypoint import control
 from entrypoint.parser import Parser
@@ -14,7 +15,7 @@ examples:
 """
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     """Change whether the replica counts as ready."""
     parser = Parser(
         "drain",
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--undo", action="store_true", help="put it back into service")
     parser.add_argument("--json", action="store_true", help="print the state for a program")
     given = parser.parse_args(arguments)
-    *_, last = control.call(layout_of(os.environ).control_socket, "drain", undo=given.undo)
+    *_, last = control.call(layout_of(environ).control_socket, "drain", undo=given.undo)
     state = last["result"]
     if given.json:
         print(json.dumps(state))

@@ -1,6 +1,6 @@
 """`run-agent exec -- CMD…`."""
 
-import os
+from collections.abc import Mapping
 from typing import NoReturn
 
 from entrypoint.orders import EXEC, Orders
@@ -17,7 +17,7 @@ runs, unless READY_CHECK says otherwise. TERM goes to its whole process group.
 """
 
 
-def main(arguments: list[str]) -> NoReturn:
+def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
     """Become PID 1 of any command."""
     parser = Parser(
         "exec",
@@ -30,5 +30,5 @@ def main(arguments: list[str]) -> NoReturn:
     parser.parse_args(ours)
     if not command:
         parser.error("CMD is missing")
-    os.environ.setdefault("READY_CHECK", "none")
-    become_pid1(Orders(EXEC, "exec", command), needs_controller=False)
+    environ = {"READY_CHECK": "none", **environ}
+    become_pid1(Orders(EXEC, "exec", command), environ, needs_controller=False)

@@ -1,6 +1,7 @@
 """`run-agent init APP [CMD…]`."""
 
 import argparse
+from collections.abc import Mapping
 from typing import NoReturn
 
 from entrypoint.orders import INIT, Orders
@@ -19,7 +20,7 @@ with 75 when the boot takes longer than BOOT_DEADLINE_SECONDS. TERM and INT stop
 """
 
 
-def main(arguments: list[str]) -> NoReturn:
+def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
     """Become PID 1 of a replica."""
     parser = Parser(
         "init",
@@ -35,4 +36,4 @@ def main(arguments: list[str]) -> NoReturn:
         help="start this in the app folder instead of the release",
     )
     given = parser.parse_args(arguments)
-    become_pid1(Orders(INIT, given.app, tuple(given.command)), needs_controller=True)
+    become_pid1(Orders(INIT, given.app, tuple(given.command)), environ, needs_controller=True)

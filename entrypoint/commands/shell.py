@@ -1,6 +1,7 @@
 """`run-agent shell [-- CMD…]`."""
 
 import os
+from collections.abc import Mapping
 from typing import NoReturn
 
 from entrypoint import launch
@@ -18,7 +19,7 @@ It ends with CMD's own exit code; 126 and 127 are the shell's: not executable, n
 """
 
 
-def main(arguments: list[str]) -> NoReturn:
+def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
     """Become the command."""
     parser = Parser(
         "shell",
@@ -29,11 +30,11 @@ def main(arguments: list[str]) -> NoReturn:
     parser.usage = "run-agent shell [-h] [-- CMD…]"
     ours, command = split_at_dashes(arguments)
     parser.parse_args(ours)
-    saved = launch.load(layout_of(os.environ))
+    saved = launch.load(layout_of(environ))
     argv = command or ("bash", "-i")
     try:
         os.chdir(saved.cwd)
-        os.execvpe(argv[0], argv, dict(saved.env))  # noqa: S606 - no shell is wanted
+        os.execvpe(argv[0], argv, dict(saved.env))
     except OSError as error:
         code = 127 if isinstance(error, FileNotFoundError) else 126
         raise RunAgentError(

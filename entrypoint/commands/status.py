@@ -18,7 +18,7 @@ Exit code 0 whether ready or not; 69 when nothing runs here.
 """
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     """Print what runs here."""
     parser = Parser(
         "status",
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args(arguments)
-    *_, last = control.call(layout_of(os.environ).control_socket, "status")
+    *_, last = control.call(layout_of(environ).control_socket, "status")
     if given.json:
         print(json.dumps(last["result"], indent=2))
     else:
