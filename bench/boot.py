@@ -94,7 +94,10 @@ def _make_slug(path: Path, megabytes: int) -> None:
     words = [chance.randbytes(8) for _ in range(1500)]
     sample = zlib.compress(b"".join(chance.choices(words, k=200_000)), 6)
     count = megabytes * 1_000_000 // FILES * 200_000 // len(sample)
-    with gzip.open(path, "wb", compresslevel=6) as packed, tarfile.open(fileobj=packed, mode="w|") as tar:
+    with (
+        gzip.open(path, "wb", compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w|") as tar,
+    ):
         start = b"web: date +%s%N > $MARK; exec sleep 600\n"
         _add(tar, "Procfile", start)
         for number in range(FILES):
@@ -117,7 +120,9 @@ class _Sender(socketserver.StreamRequestHandler):
         while self.rfile.readline().strip():
             pass
         size = self.slug.stat().st_size
-        self.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n".encode())
+        self.wfile.write(
+            f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n".encode()
+        )
         with self.slug.open("rb") as file:
             sent = 0
             while sent < size:

@@ -1,4 +1,4 @@
-"""`run-agent shell -- true`, next to the bare interpreter that it starts in. Goal: at most 120 ms."""
+"""`run-agent shell -- true`, next to the bare interpreter it starts in. Goal: at most 120 ms."""
 
 import os
 import subprocess

@@ -5,7 +5,6 @@ bare interpreter that only imports what an agent of the usual make would: asynci
 tenacity, psutil and the JSON logger.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -15,8 +14,9 @@ import psutil
 from figures import free_port, in_memory_folder, replica, report, wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.controller_server import ControllerServer
 from support.slugs import slug
+
+from support.controller_server import ControllerServer
 
 GOAL_MIB, GOAL_CPU_PERCENT = 40, 0.2
 SETTLE_SECONDS, WATCH_SECONDS = 5, 60
@@ -44,7 +44,9 @@ def main() -> None:
             pss, cpu = _watch(ours)
     usual = _pss_of_imports(USUAL)
     for module in WEIGHED:
-        print(f"  import {module:24} {_pss_of_imports(f'import {module}') - _bare():5.1f} MiB alone")
+        print(
+            f"  import {module:24} {_pss_of_imports(f'import {module}') - _bare():5.1f} MiB alone"
+        )
     print(f"bare interpreter {_bare():.1f} MiB; with {USUAL}: {usual:.1f} MiB")
     print(f"CPU while idle: {cpu:.3f} % of a core over {WATCH_SECONDS} s (goal <= "
           f"{GOAL_CPU_PERCENT} %)")  # fmt: skip
@@ -94,7 +96,7 @@ def _pss_of_imports(code: str) -> float:
     waits = f"{code}\nprint(flush=True)\nimport sys\nsys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-I", "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        cwd=os.path.dirname(__file__),
+        cwd=Path(__file__).parent,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         process.stdout.readline()

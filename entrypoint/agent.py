@@ -28,9 +28,7 @@ def main(argv: list[str]) -> int:
     """Run the agent: `argv` holds the link's descriptor, the control socket's, and the orders."""
     link, listener = int(argv[1]), socket.socket(fileno=int(argv[2]))
     orders = Orders.from_argument(argv[3])
-    options = settings.load(
-        os.environ, app=orders.app, needs_controller=orders.verb == "init"
-    )
+    options = settings.load(os.environ, app=orders.app, needs_controller=orders.verb == "init")
     context = logs.configure(options.log_format)
     agent = Agent(orders, options, listener, context)
     try:
@@ -38,7 +36,7 @@ def main(argv: list[str]) -> int:
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
     except RunAgentError as error:
-        log.error("%s", error)  # noqa: TRY400 - the message is for the user, not the trace
+        log.error("%s", error)
         return error.exit_code
     except Exception:
         log.exception("cannot go on: a bug in run-agent; please report it with this trace")
@@ -91,7 +89,7 @@ class Agent:
         """Boot what does not run yet; what runs is left alone."""
         if self._replica.release["state"] == "none":
             launch = await boot.boot(
-                self._orders, self._options, self._replica,
+                self._orders, self._options, os.environ, self._replica,
                 up_seconds=hello["up_seconds"], tell=self._publish,
             )  # fmt: skip
             self._link.send(start=launch, memo=self._replica.memo())
@@ -113,7 +111,7 @@ class Agent:
         self._publish()
 
     async def _watch_readiness(self) -> None:
-        check = boot.ready_check(self._orders, self._options, self._replica)
+        check = boot.ready_check(self._options, self._replica)
         await health.watch(check, self._on_readiness, ready=self._replica.is_ready)
 
     def _on_readiness(self, problem: str | None) -> None:
@@ -125,8 +123,14 @@ class Agent:
         if now and not self._replica.facts.good:
             self._replica.learn(good=True)
             self._link.send(memo=self._replica.memo())
-            boot.keep(self._options, self._replica)
+            self._tasks.create_task(self._keep(), name="keeps what became ready")
         self._publish()
+
+    async def _keep(self) -> None:
+        try:
+            await asyncio.to_thread(boot.keep, self._options, self._replica)
+        except RunAgentError as error:
+            log.warning("%s", error)  # the release runs, and that is what counts
 
     def _publish(self) -> None:
         self._name_ourselves()

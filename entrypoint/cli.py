@@ -25,20 +25,24 @@ USAGE = "usage: run-agent VERB [ARGUMENTS…]"
 
 def main() -> int:
     """Run one verb; returns the exit code. Messages go to stderr, data to stdout."""
-    argv = sys.argv[1:]
-    if not argv or argv[0] in {"-h", "--help", "help"}:
-        _print_help()
-        return os.EX_OK if argv else os.EX_USAGE
-    if argv[0] in {"--version", "-V", "version"}:
+    first, *arguments = sys.argv[1:] or [""]
+    verb = first.replace("_", "-")
+    if verb in VERBS:
+        return _run(verb, arguments)
+    if first in {"-V", "--version", "version"}:
         print(f"run-agent {__version__}")
-        return os.EX_OK
-    verb = argv[0].replace("_", "-")
-    if verb not in VERBS:
-        _complain(f"cannot do {argv[0]!r}: there is no such verb; see run-agent --help")
+    elif first in {"", "-h", "--help", "help"}:
+        _print_help()
+    else:
+        _complain(f"cannot do {first!r}: there is no such verb; see run-agent --help")
         return os.EX_USAGE
+    return os.EX_OK if first else os.EX_USAGE
+
+
+def _run(verb: str, arguments: list[str]) -> int:
     command = importlib.import_module(f"entrypoint.commands.{verb.replace('-', '_')}")
     try:
-        return int(command.main(argv[1:], os.environ))
+        return int(command.main(arguments, os.environ))
     except RunAgentError as error:
         _complain(str(error))
         return error.exit_code

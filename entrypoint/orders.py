@@ -1,4 +1,4 @@
-"""What a replica was asked to be: the verb's arguments, as they travel from the CLI to the agent."""
+"""What a replica was asked to be: the verb's arguments, on their way from the CLI to the agent."""
 
 import json
 from dataclasses import asdict, dataclass

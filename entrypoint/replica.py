@@ -46,9 +46,9 @@ class Replica:
         replica._ready_since = verdict["since"] if verdict.get("ready") else None
         return replica
 
-    def learn(self, **facts: Any) -> None:
+    def learn(self, **facts: object) -> None:
         """Replace some of the facts."""
-        self.facts = replace(self.facts, **facts)
+        self.facts = replace(self.facts, **facts)  # type: ignore[arg-type]
 
     def note(self, text: str) -> None:
         """Keep something that `status` and `/readyz` say as long as this deploy runs."""

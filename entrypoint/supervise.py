@@ -11,9 +11,7 @@ from entrypoint.orders import Orders
 from run_agent import settings
 
 
-def become_pid1(
-    orders: Orders, environ: Mapping[str, str], *, needs_controller: bool
-) -> NoReturn:
+def become_pid1(orders: Orders, environ: Mapping[str, str], *, needs_controller: bool) -> NoReturn:
     """Validate the settings, then replace this process by `entrypoint.init`.
 
     The parser and what it imported go with this process, so that PID 1 stays small. Raises

@@ -46,7 +46,7 @@ def _written(path: Path, content: bytes, mode: int, *, fsync: bool) -> Iterator[
     new = _new_name(path)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with _removed(new):
-        with open(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             os.fchmod(descriptor, mode)
             if fsync:

@@ -43,7 +43,7 @@ async def run(
     `deadline` is in seconds. Raises `RunAgentError` when the program cannot be started, exceeds
     the deadline (it and its group are killed), or prints more than 4 MiB.
     """
-    child = await _start(argv, env=env, cwd=cwd)
+    child = await spawn(argv, env=env, cwd=cwd)
     try:
         async with asyncio.timeout(deadline):
             out, err, _ = await asyncio.gather(
@@ -60,22 +60,14 @@ async def run(
     return Completed(exit_code(code), out, err)
 
 
-def exit_code(returncode: int) -> int:
-    """Turn a `returncode` (negative for a signal) into the shell's form, 128+n."""
-    return returncode if returncode >= 0 else 128 - returncode
-
-
-async def end_group(child: asyncio.subprocess.Process) -> None:
-    """Kill what is left of the child's process group and reap the child."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    async with asyncio.timeout(KILL_WAIT_SECONDS):
-        await child.wait()
-
-
-async def _start(
+async def spawn(
     argv: tuple[str, ...], *, env: Mapping[str, str], cwd: Path
 ) -> asyncio.subprocess.Process:
+    """Start `argv` with pipes for stdin, stdout and stderr, which the caller serves.
+
+    The caller ends it with `end_group` and gives that a deadline. Raises `RunAgentError` when the
+    program cannot be started.
+    """
     pipe = asyncio.subprocess.PIPE
     try:
         return await asyncio.create_subprocess_exec(
@@ -85,6 +77,21 @@ async def _start(
         raise RunAgentError(
             f"cannot start {argv[0]} in {cwd} ({error.strerror})", exit_code=os.EX_OSERR
         ) from error
+
+
+def exit_code(returncode: int) -> int:
+    """Turn a `returncode` (negative for a signal) into the shell's form, 128+n."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+async def end_group(child: asyncio.subprocess.Process) -> None:
+    """Kill the child and its process group, and reap it; one that has ended is left alone."""
+    if child.returncode is not None:
+        return  # reaped: its number may be somebody else's by now
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    async with asyncio.timeout(KILL_WAIT_SECONDS):
+        await child.wait()
 
 
 async def _read(stream: asyncio.StreamReader | None, name: str) -> bytes:

@@ -1,7 +1,7 @@
 """The one reader of the environment: every setting, its default, and why that default.
 
 `load` reads and validates all of them at once, so that one message lists every problem.
-`docs/settings.md` is generated from this table (`python -m run_agent.settings`).
+`docs/settings.md` is generated from this table (`make docs`).
 """
 
 import re

@@ -34,4 +34,6 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
     given = parser.parse_args(arguments)
     # through the environment: a signed URL is a credential, and argv is for everybody to read
     environ = {**environ, "SLUG_URL": given.slug_url}
-    become_pid1(Orders(BOOTSTRAP, given.name, tuple(given.command)), environ, needs_controller=False)
+    become_pid1(
+        Orders(BOOTSTRAP, given.name, tuple(given.command)), environ, needs_controller=False
+    )

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections import namedtuple
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphans below us become our children, as they do of PID 1."""
@@ -25,7 +25,7 @@ def adopt_orphans() -> None:
 
 
 def spawn(
-    argv: Sequence[str],
+    argv: list[str],
     *,
     env: Mapping[str, str],
     cwd: str | None = None,
@@ -57,8 +57,8 @@ def spawn(
     return pid
 
 
-def _become(  # noqa: PLR0913 - the far side of `spawn`
-    argv: Sequence[str],
+def _become(
+    argv: list[str],
     env: Mapping[str, str],
     cwd: str | None,
     keep: Iterable[int],

@@ -37,7 +37,9 @@ class Log:
 
     def _write(self, severity: str, message: str, fields: dict[str, object]) -> None:
         now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03}Z"
+        stamp = (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03}Z"
+        )
         if self._style == "json":
             line = json.dumps(
                 {"severity": severity, "message": message, "time": stamp, "component": "init"}

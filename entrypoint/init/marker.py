@@ -37,7 +37,7 @@ class Marker:
                               "this run will go unreported")  # fmt: skip
 
     def clear(self) -> None:
-        """This run ends in order."""
+        """Note that this run ends in order."""
         try:
             os.unlink(self._path)
         except OSError:

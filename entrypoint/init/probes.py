@@ -40,7 +40,9 @@ def listen(port: int) -> socket.socket:
 class Probes:
     """The listening socket and the connections that are being answered."""
 
-    def __init__(self, selector: selectors.BaseSelector, listener: socket.socket, answer: Answer):
+    def __init__(
+        self, selector: selectors.BaseSelector, listener: socket.socket, answer: Answer
+    ) -> None:
         self._selector, self._listener, self._answer = selector, listener, answer
         self._open: dict[socket.socket, tuple[float, bytearray]] = {}
         listener.setblocking(False)
@@ -65,9 +67,7 @@ class Probes:
         if len(self._open) >= CONNECTIONS:
             self._close(next(iter(self._open)))
         self._open[connection] = (time.monotonic(), bytearray())
-        self._selector.register(
-            connection, selectors.EVENT_READ, lambda: self._receive(connection)
-        )
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(connection))
 
     def _receive(self, connection: socket.socket) -> None:
         request = self._open[connection][1]

@@ -39,11 +39,11 @@ class StopClock:
         return following
 
     def skip_drain(self, now: float) -> None:
-        """A second TERM: ask the release to stop now; the end of the grace stays where it is."""
+        """Let the release be asked to stop now; the end of the grace stays where it is."""
         self.term_at = min(self.term_at, now)
 
     def sweep(self, now: float) -> None:
-        """The release has ended: everything else gets what was kept for it, from now on."""
+        """Give everything but the release what was kept for it, from now on."""
         self.phase = SWEEP
         self.ends_at = min(self.ends_at, now + SWEEP_SECONDS)
         self.sweep_kill_at = min(self.sweep_kill_at, now + SWEEP_SECONDS * 3 / 4)

@@ -89,8 +89,8 @@ class Supervisor:
             log,
             [str(argument) for argument in options["agent"]],  # type: ignore[attr-defined]
             control=_listen_control(run),
-            connected=lambda link: self._watch(link),
-            disconnected=lambda link: self._unwatch(link),
+            connected=self._watch,
+            disconnected=self._unwatch,
         )
         self._memo: object = None
         self._verdict: dict[str, object] = {}
@@ -233,7 +233,7 @@ class Supervisor:
         return 404, _json({"error": "there is /livez and /readyz"})
 
     def _readiness(self) -> dict[str, object]:
-        """The agent's last verdict, overruled by what PID 1 knows better."""
+        """Overrule the agent's last verdict by what PID 1 knows better."""
         running = self._release.state == release.RUNNING
         stopping = self._stop is not None
         # a verdict on a release that has been started again since says nothing of this one

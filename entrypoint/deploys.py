@@ -1,0 +1,164 @@
+"""Which deploy is booted, and where its tree is: the controller's, a given slug, or the image's.
+
+With a good deploy on the volume, an outage of controller or storage is no reason not to boot.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from entrypoint.replica import Replica
+from run_agent import controller
+from run_agent.errors import DeniedError, RunAgentError, UnavailableError
+from run_agent.model import Deploy, Slug
+from run_agent.settings import Settings
+from run_agent.slug import app_folder, fetch, tree
+
+KEPT_PATIENCE_SECONDS = 12.0
+"""How long an unreachable controller is tried where a good deploy is kept: some blips are shorter,
+and a replica that waits longer serves nobody."""
+
+INDEX_PATIENCE_SECONDS = 5.0
+"""How long a host index is tried for; a release runs without one."""
+
+PROGRESS_LOG_SECONDS = 10.0
+"""How often a long fetch writes a line to the log."""
+
+log = logging.getLogger("boot")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is booted. `slug` is none for the release that an image holds itself."""
+
+    deploy: Deploy
+    tree: Path
+    slug: Slug | None
+    host_index: str | None = None
+
+
+class Chooser:
+    """Asks the controller and fetches; `deadline` is the boot's, on the loop's clock."""
+
+    def __init__(
+        self,
+        options: Settings,
+        replica: Replica,
+        environ: Mapping[str, str],
+        *,
+        deadline: float,
+        tell: Callable[[], None],
+    ) -> None:
+        self._options, self._replica, self._tell = options, replica, tell
+        self._environ = environ
+        self._deadline = deadline
+        self._trees = tree.Trees(options.layout)
+
+    async def from_image(self, app: str) -> Chosen:
+        """Boot what the image holds at ROOT/app; raises `SettingsError` where there is nothing."""
+        app_folder.require_release(self._options.layout)
+        return Chosen(Deploy("", app), self._options.layout.app, None)
+
+    async def given(self, app: str, url: str) -> Chosen:
+        """Boot one slug, whatever is on the volume."""
+        app_folder.claim(self._options.layout)
+        deploy = Deploy(url, app)
+        async with fetch.start(self._environ) as fetcher:
+            slug = await self._fetch(fetcher, deploy)
+        return Chosen(deploy, slug.path, slug)
+
+    async def from_controller(self, app: str) -> Chosen:
+        """Boot the current deploy, or in an outage the last good one on the volume."""
+        app_folder.claim(self._options.layout)
+        kept = await asyncio.to_thread(self._trees.last_good)
+        source = controller.connect(self._options, app)
+        async with fetch.start(self._environ) as fetcher:
+            index = asyncio.create_task(self._host_index(source), name="asks for the host index")
+            try:
+                patience = self._remaining() if kept is None else KEPT_PATIENCE_SECONDS
+                deploy = await self._current(source, patience)
+                slug = await self._fetch(fetcher, deploy)
+            except (UnavailableError, DeniedError) as error:
+                if kept is None:
+                    raise
+                deploy, slug = self._fall_back(kept, error)
+            return Chosen(deploy, slug.path, slug, await index)
+
+    async def _current(self, source: controller.Controller, patience: float) -> Deploy:
+        with self._waiting(f"the current deploy from {self._options.controller_url}"):
+            return await asyncio.to_thread(source.current_deploy, patience)
+
+    async def _fetch(self, fetcher: fetch.Fetcher, deploy: Deploy) -> Slug:
+        request = fetch.Request(
+            url=deploy.slug_url,
+            sha256=deploy.slug_sha256,
+            deploys=self._options.layout.deploys,
+            label=deploy.label,
+            max_members=self._options.slug_max_members,
+            max_bytes=self._options.slug_max_bytes,
+        )
+        with self._waiting(f"the slug of deploy {deploy.label}"):
+            return await fetcher.fetch(request, Progress(deploy.label), self._remaining())
+
+    def _fall_back(self, kept: tuple[Deploy, Slug], error: RunAgentError) -> tuple[Deploy, Slug]:
+        """Take the kept deploy, loudly: a 4xx is somebody's mistake, an outage is weather."""
+        said = f"{error}; booting deploy {kept[0].label} kept on the volume"
+        log.log(logging.ERROR if isinstance(error, DeniedError) else logging.WARNING, said)
+        self._replica.note(said)
+        return kept
+
+    async def _host_index(self, source: controller.Controller) -> str | None:
+        hostname = self._options.hostname or os.uname().nodename
+        try:
+            return await asyncio.to_thread(source.host_index, hostname, INDEX_PATIENCE_SECONDS)
+        except (UnavailableError, DeniedError) as error:
+            log.warning("%s; the release gets no HOST_INDEX", error)
+            return None
+
+    def _remaining(self) -> float:
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    @contextmanager
+    def _waiting(self, what: str) -> Iterator[None]:
+        self._replica.wait_for("boot", what)
+        self._tell()
+        yield
+        self._replica.wait_for("boot", None)
+        self._tell()
+
+
+class Progress:
+    """Shows how a fetch goes: a line that is redrawn on a terminal, one line per 10 s elsewhere."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._terminal = sys.stderr.isatty()
+        self._next = time.monotonic() + (0.0 if self._terminal else PROGRESS_LOG_SECONDS)
+
+    def __call__(self, progress: fetch.Progress) -> None:
+        """Tell, if it is time to."""
+        now = time.monotonic()
+        if self._terminal:
+            self._redraw(progress)
+        elif now >= self._next:
+            self._next = now + PROGRESS_LOG_SECONDS
+            log.info("fetching the slug of deploy %s: %s", self._label, _amount(progress))
+
+    def _redraw(self, progress: fetch.Progress) -> None:
+        sys.stderr.write(f"\r\033[Kfetching the slug of deploy {self._label}: {_amount(progress)}")
+        if progress.bytes == progress.total:
+            sys.stderr.write("\n")
+        sys.stderr.flush()
+
+
+def _amount(progress: fetch.Progress) -> str:
+    done = f"{progress.bytes / 1e6:.0f} MB"
+    if progress.total:
+        done = f"{progress.bytes * 100 // progress.total} % of {progress.total / 1e6:.0f} MB"
+    return f"{done}, {progress.members} files"

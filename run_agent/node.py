@@ -1,0 +1,189 @@
+"""The running node: whether it answers, and Erlang evaluated on it.
+
+Asks through the slug's own `erl_call`, which takes milliseconds and registers nowhere, and where
+that is missing through the release tool's script. Owns the private folder that holds the cookie
+for it. Starts and stops no node: that is PID 1's. Hot upgrades are built upon this elsewhere.
+"""
+
+import asyncio
+import base64
+import itertools
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from run_agent import files, process
+from run_agent.errors import RunAgentError
+from run_agent.model import Secret
+from run_agent.process import Completed
+
+ANSWER_SECONDS = 5.0
+"""How long a live node may take to answer: erl_call needs 5 ms, a busy node a second or two."""
+
+TOOL_ANSWER_SECONDS = 20.0
+"""The same through a release tool, which starts a VM: 1.5 s on an idle machine."""
+
+HIDDEN_NAMES = 64
+"""Names that one process uses in turn: calls at the same time must differ, and every new name
+stays in the node's atom table for good."""
+
+SHOWN_BYTES = 1000
+"""How much of what a tool printed an error shows."""
+
+NO_ANSWER = frozenset({os.EX_UNAVAILABLE, os.EX_TEMPFAIL})
+
+SEEN = ("ERL_EPMD_PORT", "LD_LIBRARY_PATH")
+"""What erl_call needs of the release's environment; the rest is none of its business."""
+
+_ANSWER = re.compile(rb"<<<(?P<outcome>ok|error),(?P<value>.*?)>>>", re.DOTALL)
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]")
+"""Tools break a long string into several, each in quotes."""
+
+_calls = itertools.count()
+
+
+def _no_tool(_erlang: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node by its name and cookie, and the two ways to it.
+
+    `env` is the release's environment, which the tools need. `by_tool` returns the argv by which
+    the release tool evaluates Erlang; it is used only where there is no `erl_call`.
+    """
+
+    name: str
+    cookie: Secret
+    env: Mapping[str, str] = field(repr=False)
+    run: Path
+    erl_call: Path | None = None
+    by_tool: Callable[[str], tuple[str, ...] | None] = field(default=_no_tool, repr=False)
+    # Distillery's scripts use one fixed node name, or file, whoever calls.
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+
+    async def ping(self) -> bool:
+        """Tell whether the node answers to our cookie; a wrong cookie looks as if it were down."""
+        return await self._is_true("true")
+
+    async def runs(self, application: str) -> bool:
+        """Tell whether the node has booted and, if it knows `application`, that it is started.
+
+        A release need not have an application of its own name; then its boot script's end counts.
+        """
+        name = _atom(application)
+        return await self._is_true(
+            "element(1, init:get_status()) =:= started andalso "
+            f"(lists:keymember({name}, 1, application:which_applications()) orelse "
+            f"not lists:keymember({name}, 1, application:loaded_applications()))"
+        )
+
+    async def evaluate(self, erlang: str, *, deadline: float | None = None) -> str:
+        """Evaluate Erlang expressions on the node; return the last one's value as `~tw` prints it.
+
+        The expressions are separated by commas; the final dot is ours. The printed value may
+        have 48 KiB, through some tools 3,000 bytes only. `deadline` is in seconds; the default
+        depends on the way. Raises `RunAgentError`: 69 if the node cannot be reached, 75 past the
+        deadline, 70 with the reason if the evaluation fails.
+        """
+        ended = await self._call(_wrapped(erlang), deadline)
+        match = _ANSWER.search(ended.stdout)
+        if match is None:
+            raise self._no_answer(ended)
+        answer = base64.b64decode(_NOT_BASE64.sub(b"", match["value"])).decode()
+        if match["outcome"] != b"ok":
+            raise RunAgentError(f"cannot evaluate on the node {self.name}: {answer[:SHOWN_BYTES]}")
+        return answer
+
+    def _no_answer(self, ended: Completed) -> RunAgentError:
+        printed = (ended.stdout + ended.stderr)[-SHOWN_BYTES:].decode(errors="replace").strip()
+        if ended.code == 0:
+            return RunAgentError(
+                f"cannot read the answer of the node {self.name}; ask for less ({printed})"
+            )
+        return RunAgentError(
+            f"cannot reach the node {self.name}: check that it is up and that its cookie is the "
+            f"one we gave it ({printed})",
+            exit_code=os.EX_UNAVAILABLE,
+        )
+
+    async def _is_true(self, condition: str) -> bool:
+        try:
+            return await self.evaluate(f"true =:= (catch {condition})") == "true"
+        except RunAgentError as error:
+            if error.exit_code in NO_ANSWER:
+                return False
+            raise
+
+    async def _call(self, erlang: str, deadline: float | None) -> Completed:
+        if self.erl_call is not None and ":" not in self.name:  # it knows no IPv6
+            return await self._call_directly(self.erl_call, erlang, deadline or ANSWER_SECONDS)
+        argv = self.by_tool(erlang)
+        if argv is None:
+            raise RunAgentError(
+                f"cannot ask the node {self.name}: the slug has neither erl_call nor a release's "
+                "script; use READY_CHECK=port, http:/PATH or none",
+                exit_code=os.EX_CONFIG,
+            )
+        async with self._one_at_a_time:
+            return await process.run(
+                argv, deadline=deadline or TOOL_ANSWER_SECONDS, env=self.env, cwd=self.run
+            )
+
+    async def _call_directly(self, erl_call: Path, erlang: str, deadline: float) -> Completed:
+        hidden = f"run-agent-{os.getpid()}-{next(_calls) % HIDDEN_NAMES}"
+        # Its own time-out ends it where we were killed and nobody else would.
+        timeout = str(math.ceil(deadline) + 1)
+        home = self._home_with_cookie()
+        return await process.run(
+            (str(erl_call), "-name", self.name, "-h", hidden, "-timeout", timeout, "-e"),
+            deadline=deadline,
+            env={"HOME": str(home), **{name: self.env[name] for name in SEEN if name in self.env}},
+            cwd=home,
+            stdin=f"{erlang}\n".encode(),
+        )
+
+    def _home_with_cookie(self) -> Path:
+        """Return a home for `erl_call`, which takes the cookie from there if not from argv."""
+        home = self.run / "erl_call"
+        cookie, content = home / ".erlang.cookie", self.cookie.reveal().encode()
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not cookie.exists() or cookie.read_bytes() != content:
+                files.atomic_write(cookie, content, mode=0o400)
+        except OSError as error:
+            raise RunAgentError(
+                f"cannot write {cookie} ({error.strerror}): the run folder must be writable and "
+                "have room; mount a tmpfs there",
+                exit_code=os.EX_IOERR,
+            ) from error
+        return home
+
+
+def _atom(name: str) -> str:
+    return "'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _wrapped(erlang: str) -> str:
+    """Return Erlang that evaluates `erlang` and answers in one form, however that ends.
+
+    The answer survives what the tools do to what they print; base64 does the same for the code
+    on its way there.
+    """
+    code = base64.b64encode(f"{erlang}.".encode()).decode()
+    return (
+        "Answer = fun(Outcome, Value) -> "
+        'Text = unicode:characters_to_binary(io_lib:format("~tw", [Value])), '
+        '"<<<" ++ Outcome ++ "," ++ base64:encode_to_string(Text) ++ ">>>" end, '
+        f'Code = unicode:characters_to_list(base64:decode("{code}")), '
+        "try "
+        "{ok, Tokens, _} = erl_scan:string(Code), "
+        "{ok, Forms} = erl_parse:parse_exprs(Tokens), "
+        "{value, Value, _} = erl_eval:exprs(Forms, []), "
+        'Answer("ok", Value) '
+        'catch Class:Reason -> Answer("error", {Class, Reason}) end.'
+    )

@@ -1,0 +1,16 @@
+"""`mix release` (Elixir 1.9 and later): its files and its start script.
+
+The script reads RELEASE_NODE, RELEASE_COOKIE and RELEASE_DISTRIBUTION, and knows no VMARGS_PATH.
+"""
+
+from run_agent.release.tool import Tool, in_elixir
+
+MARKS = ("releases/{version}/env.sh", "releases/{version}/elixir")
+"""Files that every such release has, and no other."""
+
+
+def _evaluate(erlang: str) -> tuple[str, ...]:
+    return ("rpc", f"({in_elixir(erlang)}) |> IO.puts()")  # it prints nothing of its own accord
+
+
+TOOL = Tool(start="start", evaluate=_evaluate, takes_vm_args=False)

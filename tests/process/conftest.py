@@ -1,0 +1,55 @@
+"""What the tests of real processes share."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.ports import Ports
+from support.replica import Replica, need_namespaces
+
+Start = Callable[..., Replica]
+
+
+@pytest.fixture
+def ports() -> Iterator[Ports]:
+    """Free ports, ours until the test ends."""
+    ports = Ports()
+    yield ports
+    ports.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path, ports: Ports) -> Iterator[Start]:
+    """Start `run-agent exec -- COMMAND…` as an ordinary process, or with `verb` something else.
+
+    Every one gets a root of its own, unless `root` names one.
+    """
+    replicas: list[Replica] = []
+    numbers = itertools.count()
+
+    def start(*command, verb=("exec", "--"), root=None, settings=None, **options) -> Replica:
+        root = root or tmp_path / f"replica-{next(numbers)}"
+        replica = Replica(
+            root, [*verb, *command], ports=ports, settings=settings, **options
+        )
+        replicas.append(replica)
+        return replica
+
+    yield start
+    for replica in replicas:
+        replica.end()
+
+
+@pytest.fixture(params=["pid-1", "ordinary"])
+def boot(request, start: Start) -> Start:
+    """Do the same once as PID 1 of a namespace, and once as an ordinary process."""
+    as_pid_1 = request.param == "pid-1"
+    if as_pid_1:
+        need_namespaces()
+
+    def boot(*command, **options) -> Replica:
+        return start(*command, as_pid_1=as_pid_1, **options)
+
+    return boot
