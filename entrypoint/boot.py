@@ -77,7 +77,7 @@ async def _release(
     what = release.identify(
         chosen.tree, chosen.deploy.app_name, distillery_eval=chosen.deploy.distillery_eval
     )
-    started = start.choose(what, orders.command)
+    started = start.choose(what, options.layout.app, orders.command)
     if chosen.slug is not None:
         releases_file.create_missing(what)  # an image's own release is the builder's business
     who = identity.establish(orders.app, options)

@@ -64,7 +64,7 @@ async def _reply(
         verb, arguments = verbs[request["verb"]], dict(request.get("arguments", {}))
     except TimeoutError:
         return _error("cannot wait longer for the request; send one JSON line", os.EX_TEMPFAIL)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return _error("cannot understand the request: this run-agent and the one that runs the "
                       "replica differ; use the same version", os.EX_USAGE)  # fmt: skip
     try:

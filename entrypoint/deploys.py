@@ -5,10 +5,11 @@ With a good deploy on the volume, an outage of controller or storage is no reaso
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,14 @@ from run_agent.slug import app_folder, fetch, tree
 
 KEPT_PATIENCE_SECONDS = 12.0
 """How long an unreachable controller is tried where a good deploy is kept: some blips are shorter,
-and a replica that waits longer serves nobody."""
+and a replica that waits longer serves nobody. Without one, the boot's deadline is the end."""
+
+RESERVE_SECONDS, RESERVE_SHARE = 10.0, 0.2
+"""What is left of the boot's deadline for a kept deploy, at most and as a share: a storage that is
+too slow is an outage, too."""
+
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 1.0, 15.0
+"""Between fetches that failed, each with the storage's own retries; doubled up to the last."""
 
 INDEX_PATIENCE_SECONDS = 5.0
 """How long a host index is tried for; a release runs without one."""
@@ -68,27 +76,54 @@ class Chooser:
     async def given(self, app: str, url: str) -> Chosen:
         """Boot one slug, whatever is on the volume."""
         app_folder.claim(self._options.layout)
-        deploy = Deploy(url, app)
-        async with fetch.start(self._environ) as fetcher:
-            slug = await self._fetch(fetcher, deploy)
+
+        async def ask() -> Deploy:
+            return Deploy(url, app)
+
+        deploy, slug = await self._fetched(ask, patient=True)
         return Chosen(deploy, slug.path, slug)
 
     async def from_controller(self, app: str) -> Chosen:
         """Boot the current deploy, or in an outage the last good one on the volume."""
         app_folder.claim(self._options.layout)
         kept = await asyncio.to_thread(self._trees.last_good)
+        if kept is not None:
+            self._deadline -= min(RESERVE_SECONDS, self._remaining() * RESERVE_SHARE)
         source = controller.connect(self._options, app)
-        async with fetch.start(self._environ) as fetcher:
-            index = asyncio.create_task(self._host_index(source), name="asks for the host index")
-            try:
-                patience = self._remaining() if kept is None else KEPT_PATIENCE_SECONDS
-                deploy = await self._current(source, patience)
-                slug = await self._fetch(fetcher, deploy)
-            except (UnavailableError, DeniedError) as error:
-                if kept is None:
-                    raise
-                deploy, slug = self._fall_back(kept, error)
-            return Chosen(deploy, slug.path, slug, await index)
+        index = asyncio.create_task(self._host_index(source), name="asks for the host index")
+
+        async def ask() -> Deploy:
+            patience = min(KEPT_PATIENCE_SECONDS, self._remaining()) if kept else math.inf
+            return await self._current(source, patience)
+
+        try:
+            deploy, slug = await self._fetched(ask, patient=kept is None)
+        except (UnavailableError, DeniedError) as error:
+            if kept is None:
+                raise
+            deploy, slug = self._fall_back(kept, error)
+        return Chosen(deploy, slug.path, slug, await index)
+
+    async def _fetched(
+        self, ask: Callable[[], Awaitable[Deploy]], *, patient: bool
+    ) -> tuple[Deploy, Slug]:
+        """Ask which deploy it is to be, and fetch its slug; the worker starts up meanwhile.
+
+        Where that is all there is to boot, be `patient` with the storage until the boot's
+        deadline. The controller is asked each time: a signed URL may have expired.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            async with fetch.start(self._environ) as fetcher:
+                deploy = await ask()
+                try:
+                    return deploy, await self._fetch(fetcher, deploy)
+                except UnavailableError as error:
+                    if not patient:
+                        raise
+                    log.warning("%s; trying again in %d s", error, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LAST_PAUSE_SECONDS)
 
     async def _current(self, source: controller.Controller, patience: float) -> Deploy:
         with self._waiting(f"the current deploy from {self._options.controller_url}"):
@@ -111,6 +146,7 @@ class Chooser:
         said = f"{error}; booting deploy {kept[0].label} kept on the volume"
         log.log(logging.ERROR if isinstance(error, DeniedError) else logging.WARNING, said)
         self._replica.note(said)
+        self._replica.wait_for("boot", None)
         return kept
 
     async def _host_index(self, source: controller.Controller) -> str | None:

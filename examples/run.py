@@ -34,7 +34,7 @@ def main() -> None:
     controller, root = WORK / "controller", WORK / "root"
     controller.mkdir(parents=True, exist_ok=True)
     slug = controller / f"hello-{kind}-{VERSION}.tar.gz"
-    if not slug.exists():
+    if not slug.exists() or slug.stat().st_mtime < _newest_source():
         print(f"building the example release ({kind}) …", flush=True)
         build = [sys.executable, str(HERE / "hello/build.py"), kind, VERSION, str(slug)]
         subprocess.run(build, check=True)
@@ -64,7 +64,13 @@ def _become(controller: Path, root: Path) -> None:
     run_agent = Path(sys.executable).with_name("run-agent")
     print(HOW.format(work=WORK, root=root, run_agent=run_agent, port=environ["PORT"],
                      health=environ["HEALTH_PORT"]), flush=True)  # fmt: skip
+    # without a terminal for the release, Ctrl-C reaches run-agent and not the Erlang shell
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
     os.execve(run_agent, [str(run_agent), "init", "hello"], environ)
+
+
+def _newest_source() -> float:
+    return max(path.stat().st_mtime for path in (HERE / "hello").rglob("*") if path.is_file())
 
 
 def _app_key() -> str:

@@ -47,7 +47,19 @@ class Agent:
 
     def start(self, hello: dict[str, object]) -> None:
         """Start an agent and tell it everything its predecessor knew."""
+        self.ready, self.restart_at, self._since = False, None, time.monotonic()
+        try:
+            self._link = self._spawn()
+        except OSError as error:
+            self.plan_restart(f"cannot start the agent ({error.strerror})")
+            return
+        self._decoder = wire.Decoder()
+        self._connected(self._link)
+        self.tell(hello)
+
+    def _spawn(self) -> socket.socket:
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         with theirs:
             self.pid = children.spawn(
                 [sys.executable, "-I", "-m", "entrypoint.agent", str(theirs.fileno()),
@@ -58,11 +70,7 @@ class Agent:
                 oom_score_adj=OOM_SCORE_ADJ,
                 session=True,
             )  # fmt: skip
-        ours.setblocking(False)
-        self._link, self._decoder, self.ready = ours, wire.Decoder(), False
-        self.restart_at, self._since = None, time.monotonic()
-        self._connected(ours)
-        self.tell(hello)
+        return ours
 
     def tell(self, message: dict[str, object]) -> None:
         """Send a message. An agent that does not read is hung: it is killed, and started again."""
@@ -90,6 +98,7 @@ class Agent:
         except OSError:
             received = b""
         if not received:
+            self.send(signal.SIGKILL)  # it has ended, or it hangs on its way out
             self._hang_up()
             return []
         try:
@@ -106,7 +115,7 @@ class Agent:
         self.pid = None
         self._hang_up()
 
-    def plan_restart(self, code: int) -> None:
+    def plan_restart(self, reason: str) -> None:
         """Plan the next start: at once for an agent that was ready, with back-off otherwise."""
         now = time.monotonic()
         if self.ready:
@@ -115,9 +124,7 @@ class Agent:
         else:
             self.restart_at = now + self._backoff * random.uniform(0.5, 1.0)
             self._backoff = min(self._backoff * 2, BACKOFF_LAST)
-        self._log.warning(
-            f"agent ended with exit code {code}; starting it again in {self.restart_at - now:.1f} s"
-        )
+        self._log.warning(f"{reason}; starting it again in {self.restart_at - now:.1f} s")
 
     def send(self, number: int) -> None:
         """Signal the agent."""

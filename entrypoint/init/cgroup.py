@@ -4,12 +4,18 @@ import os
 
 _V1, _V2 = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
 
+UNLIMITED_BYTES = 1 << 62
+"""What cgroup v1 says where there is no limit is a little more than this; v2 says max."""
+
 
 class MemoryWatch:
-    """Remembers the kill counter, so that a later rise tells of a kill since."""
+    """Remembers the kill counter, so that a later rise tells of a kill since.
 
-    def __init__(self) -> None:
-        self._folder, self._version = _find()
+    `root` is where /proc and /sys are.
+    """
+
+    def __init__(self, root: str = "") -> None:
+        self._folder, self._version = _find(root)
         self._kills = self._count()
 
     def new_kill(self) -> str | None:
@@ -35,23 +41,25 @@ class MemoryWatch:
 
     def _size(self, name: str) -> str:
         text = _read(f"{self._folder}/{name}").strip()
+        if text == "max" or (text.isdecimal() and int(text) > UNLIMITED_BYTES):
+            return "none"
         return f"{int(text) / (1 << 20):.0f} MiB" if text.isdecimal() else "unknown"
 
 
-def _find() -> tuple[str, int]:
+def _find(root: str) -> tuple[str, int]:
     """Return our memory cgroup's folder and its version.
 
     Inside a container /proc/self/cgroup may name a path of the host that is not mounted here;
     the mount's own root is then ours.
     """
-    for line in _read("/proc/self/cgroup").splitlines():
+    path = ""
+    for line in _read(f"{root}/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
-            inside = _V1 + path
-            return (inside if os.path.isdir(inside) else _V1), 1
-    path = _read("/proc/self/cgroup").strip().rpartition(":")[2]
-    inside = os.path.join(_V2, path.lstrip("/"))
-    return (inside if os.path.exists(f"{inside}/memory.events") else _V2), 2
+            inside = root + _V1 + path
+            return (inside if os.path.isdir(inside) else root + _V1), 1
+    inside = root + _V2 + path.rstrip("/")
+    return (inside if os.path.exists(f"{inside}/memory.events") else root + _V2), 2
 
 
 def _read(path: str) -> str:

@@ -7,6 +7,7 @@ to stop PID 1.
 import json
 import os
 import select
+import stat
 import time
 
 _STDERR = 2
@@ -20,8 +21,9 @@ class Log:
 
     def __init__(self, style: str) -> None:
         self._style = style
+        self._descriptor = _own_stderr()
         self._poll = select.poll()
-        self._poll.register(_STDERR, select.POLLOUT)
+        self._poll.register(self._descriptor, select.POLLOUT)
 
     def info(self, message: str, **fields: object) -> None:
         """Tell an event of normal operation."""
@@ -47,8 +49,22 @@ class Log:
             )
         else:
             line = f"{stamp} {severity:7} init: {message}"
+        whole = line.encode(errors="replace")[: LINE_LIMIT_BYTES - 1] + b"\n"
         if any(event & select.POLLOUT for _, event in self._poll.poll(0)):
             try:
-                os.write(_STDERR, line.encode(errors="replace")[: LINE_LIMIT_BYTES - 1] + b"\n")
+                os.write(self._descriptor, whole)
             except OSError:
-                return  # stderr is closed: nobody is left to be told
+                return  # it is full after all, or nobody is left to be told
+
+
+def _own_stderr() -> int:
+    """Open stderr anew where it is a pipe, so that our writes never wait and the app's still do.
+
+    The app may fill the pipe between our look and our write.
+    """
+    try:
+        if stat.S_ISFIFO(os.fstat(_STDERR).st_mode):
+            return os.open(f"/proc/self/fd/{_STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        pass  # somebody else's pipe
+    return _STDERR

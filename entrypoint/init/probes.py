@@ -70,6 +70,8 @@ class Probes:
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._receive(connection))
 
     def _receive(self, connection: socket.socket) -> None:
+        if connection not in self._open:
+            return  # given up for another one while this event waited its turn
         request = self._open[connection][1]
         try:
             received = connection.recv(REQUEST_LIMIT_BYTES)
@@ -79,12 +81,11 @@ class Probes:
             received = b""
         request += received
         complete = b"\r\n\r\n" in request or b"\n\n" in request
-        if complete or len(request) > REQUEST_LIMIT_BYTES:
+        if complete or not received or len(request) > REQUEST_LIMIT_BYTES:
             try:
                 connection.send(self._respond(bytes(request), complete=complete))
             except OSError:
                 pass  # the client left; there is nobody to tell
-        if complete or not received or len(request) > REQUEST_LIMIT_BYTES:
             self._close(connection)
 
     def _respond(self, request: bytes, *, complete: bool) -> bytes:

@@ -18,6 +18,9 @@ GOOD_AFTER_SECONDS = 30.0
 LINGER_SECONDS = 5.0
 """How long what a release leaves behind in its process group may take to follow it."""
 
+NO_GROUP = -1
+"""A process group that nobody is in."""
+
 NONE, RUNNING, LINGERING, BACKOFF, ENDED = "none", "running", "lingering", "backoff", "ended"
 
 
@@ -34,8 +37,8 @@ class Release:
         self._launch: dict[str, object] = {}
         self._since = 0.0
         self._backoff = BACKOFF_FIRST
-        self._group, self._linger_until = 0, 0.0
-        self._killed_by_us = False
+        self._group, self._linger_until = NO_GROUP, 0.0
+        self._group_asked = self._killed_by_us = False
         self._memory = MemoryWatch()
 
     @property
@@ -56,24 +59,31 @@ class Release:
         """Start `launch` (argv, env, cwd, stop_group), or the last one again."""
         self._launch = launch or self._launch
         argv: list[str] = self._launch["argv"]  # type: ignore[assignment]
-        self.pid = children.spawn(
-            argv,
-            env=self._launch["env"],  # type: ignore[arg-type]
-            cwd=str(self._launch["cwd"]),
-            terminal=_on_terminal(),
-        )
         self.state, self.code, self.restart_at = RUNNING, None, None
         self.started_at, self._since = time.time(), time.monotonic()
-        self._killed_by_us = False
+        self._group_asked = self._killed_by_us = False
+        try:
+            self.pid = children.spawn(
+                argv,
+                env=self._launch["env"],  # type: ignore[arg-type]
+                cwd=str(self._launch["cwd"]),
+                terminal=_on_terminal(),
+            )
+        except OSError as error:
+            self._log.error(f"cannot start the release ({error.strerror}): raise the container's "
+                            "limit of processes or memory")  # fmt: skip
+            self.ended(os.EX_OSERR)
+            return
         self._log.info(f"release started: {argv[0]} (pid {self.pid})", release_pid=self.pid)
 
     def ended(self, code: int, linger_until: float | None = None) -> None:
         """Its leader has ended: name the end, and let the rest of its group follow."""
-        now, self._group = time.monotonic(), self.pid or 0
+        now, self._group = time.monotonic(), self.pid or NO_GROUP
         self.pid, self.code, self.state = None, code, LINGERING
         self._tell_end(code, now - self._since)
         self._linger_until = linger_until or now + LINGER_SECONDS
-        children.signal_group(self._group, signal.SIGTERM)
+        if not self._group_asked:  # many a server takes a second TERM for "at once"
+            children.signal_group(self._group, signal.SIGTERM)
 
     def settle(self, now: float, *, stopping: bool) -> bool:
         """Once the whole group has ended, decide what comes next; return whether it has."""
@@ -98,10 +108,14 @@ class Release:
 
     def term(self) -> None:
         """Ask it to stop: its leader, or its whole group where that is how it was launched."""
-        self.send(signal.SIGTERM, group=bool(self._launch.get("stop_group")))
+        self._group_asked = bool(self._launch.get("stop_group"))
+        self.send(signal.SIGTERM, group=self._group_asked)
 
     def kill(self) -> None:
-        """End its whole group at once."""
+        """End its whole group at once, with or without its leader."""
+        self._linger_until = 0.0
+        if self.pid is None:
+            return
         self._log.error("release did not stop in time: killing it", release_pid=self.pid)
         self._killed_by_us = True
         self.send(signal.SIGKILL, group=True)
@@ -114,8 +128,8 @@ class Release:
     def _tell_end(self, code: int, up: float) -> None:
         out_of_memory = self._memory.new_kill()
         reason = f"exit code {code}"
-        if code > 128 and not self._killed_by_us:
-            reason = f"{_signal_name(code - 128)}, exit code {code}"
+        if code - 128 in signal.valid_signals():
+            reason = f"{_signal_name(code - 128)}, {reason}"
         if self._killed_by_us:
             reason = f"killed by run-agent at the end of the grace period, exit code {code}"
         elif out_of_memory and code == 128 + signal.SIGKILL:

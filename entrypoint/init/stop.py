@@ -3,6 +3,9 @@
 SWEEP_SHARE, SWEEP_SECONDS = 0.2, 2.0
 """What is kept of the grace for everything but the release: a fifth, at most two seconds."""
 
+LEAST_SECONDS = 0.5
+"""Even without any grace, what is killed needs a moment to be gone."""
+
 DRAIN, TERM, KILL, SWEEP, SWEEP_KILL = "drain", "term", "kill", "sweep", "sweep-kill"
 
 
@@ -13,6 +16,7 @@ class StopClock:
     """
 
     def __init__(self, now: float, *, drain: float, grace: float) -> None:
+        grace = max(grace, LEAST_SECONDS)
         sweep = min(SWEEP_SECONDS, grace * SWEEP_SHARE)
         self.phase = DRAIN
         self.term_at = now + min(drain, grace - sweep)

@@ -21,6 +21,7 @@ IGNORED = (signal.SIGTTIN, signal.SIGTTOU)
 """We write to a terminal whose foreground is the release."""
 
 INTERRUPTED_BOOT = 128 + signal.SIGTERM
+KILLED = 128 + signal.SIGKILL
 GROUP_POLL_SECONDS = 0.05
 """How often we look whether a group or the container has emptied: no event tells of that."""
 
@@ -111,6 +112,7 @@ class Supervisor:
             for pid, code in children.reap():
                 self._on_exit(pid, code)
             self._tick(time.monotonic())
+        children.signal_all(signal.SIGKILL)  # what the time did not suffice for
         self._marker.clear()
         return self._code
 
@@ -138,7 +140,7 @@ class Supervisor:
             if code < 128 and not self._release.ever_started:
                 self._finish(code)  # it ended by itself, and says with which code we do
             else:
-                self._agent.plan_restart(code)
+                self._agent.plan_restart(f"agent ended with exit code {code}")
 
     def _on_messages(self) -> None:
         for message in self._agent.receive():
@@ -191,6 +193,7 @@ class Supervisor:
             self._log.info("asking the release to stop", release_pid=self._release.pid)
             self._release.term()
         elif phase == stop.KILL:
+            self._code = KILLED  # until its end tells more; it may not even come
             self._release.kill()
         elif clock.phase == stop.SWEEP_KILL:
             children.signal_all(signal.SIGKILL)  # again and again: a kill may orphan more
@@ -203,9 +206,10 @@ class Supervisor:
         children.signal_all(signal.SIGTERM)
 
     def _is_over(self) -> bool:
-        if self._stop is None or not self._is_sweeping():
+        if self._stop is None:
             return False
-        return children.none_left() or time.monotonic() >= self._stop.ends_at
+        late = time.monotonic() >= self._stop.ends_at
+        return late or (self._is_sweeping() and children.none_left())
 
     def _is_sweeping(self) -> bool:
         return self._stop is not None and self._stop.phase in {stop.SWEEP, stop.SWEEP_KILL}
@@ -225,7 +229,7 @@ class Supervisor:
 
     def _answer(self, path: str) -> tuple[int, bytes]:
         if path == "/livez":
-            alive = self._release.state in {release.NONE, release.RUNNING, release.BACKOFF}
+            alive = self._release.state != release.ENDED
             return (200 if alive else 503), _json({"release": self._release.state})
         if path == "/readyz":
             verdict = self._readiness()
@@ -252,10 +256,10 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         now = time.monotonic()
-        times = [self._agent.restart_at, self._release.restart_at]
-        if self._probes:
-            times.append(self._probes.next_deadline())
-        if self._stop is not None:
+        times = [self._probes.next_deadline()] if self._probes else []
+        if self._stop is None:
+            times += [self._agent.restart_at, self._release.restart_at]
+        else:
             times.append(self._stop.next_at())
         if self._release.state == release.LINGERING or self._is_sweeping():
             times.append(now + GROUP_POLL_SECONDS)

@@ -6,6 +6,7 @@ Chooses and explains; spawns nothing.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from run_agent.errors import RunAgentError
@@ -23,10 +24,11 @@ class Start:
     stop_group: bool
 
 
-def choose(release: Release, command: Sequence[str] = ()) -> Start:
+def choose(release: Release, folder: Path, command: Sequence[str] = ()) -> Start:
     """Return what starts the app: `command` where given, else `web:`, else the release.
 
-    Raises `RunAgentError` (65, or 78 where the name is wrong) if nothing in the slug can be
+    `folder` is the app folder by whose name the release is started, so that a start in place
+    boots what is current then. Raises `RunAgentError` (65, or 78 where the name is wrong) if nothing in the slug can be
     started, and says what is there.
     """
     if command and not _is_own_start(command):
@@ -41,7 +43,7 @@ def choose(release: Release, command: Sequence[str] = ()) -> Start:
             "build it with its mode kept (chmod +x), and pack it so",
             exit_code=os.EX_DATAERR,
         )
-    return Start((str(release.script), release.tool.start), stop_group=False)
+    return Start((str(folder / "bin" / release.name), release.tool.start), stop_group=False)
 
 
 def own_command(release: Release, command: Sequence[str] = ()) -> str:

@@ -22,8 +22,8 @@ HEAD_BYTES = 1 << 17
 """What is gathered before a format's header is read. It must hold the header whole: igzip fails
 on one that arrives in pieces (seen with 1.9.1, where it has a name, a comment or a checksum)."""
 
-ZSTD_IN_BYTES = 1 << 10
-"""Fed to zstd at once: each 4 bytes may become 128 KiB, so these become 32 MiB at the worst."""
+ZSTD_IN_BYTES = 1 << 9
+"""Fed to zstd at once: each 4 bytes may become 128 KiB, so these become 16 MiB at the worst."""
 
 ZSTD_WINDOW_BYTES = 128 << 20
 """Most memory a stream may ask for; `zstd -19` uses 8 MiB, only `--long=28` and above more."""

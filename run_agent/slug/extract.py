@@ -85,7 +85,7 @@ class _Extraction:
             if member.isdir():
                 self._folders.add(member.name, member.mode)
             else:
-                self._add_file(member, self._folders.place(member.name))
+                self._add_file(member, self._folders.place(member.name, member.name))
         except OSError as error:
             if error.errno in _NAME_TROUBLE:
                 raise refusal(member.name, f"cannot be created ({error.strerror})") from None
@@ -125,7 +125,7 @@ class _Extraction:
             return make()
 
     def _link(self, member: tarfile.TarInfo, path: str) -> None:
-        target = self._folders.place(member.linkname)
+        target = self._folders.place(member.linkname, member.name)
         try:
             status = self._folders.status(target)
         except FileNotFoundError:

@@ -47,18 +47,21 @@ class Folders:
     ) -> None:
         os.close(self.descriptor)
 
-    def place(self, name: str) -> str:
-        """Return the path that `name` stands for, the folders above it made."""
-        *above, last = parts(name) or [""]
+    def place(self, name: str, member: str) -> str:
+        """Return the path that `name` stands for, the folders above it made.
+
+        `member` is what names it: itself, or a hard link to it.
+        """
+        *above, last = _parts(name, member) or [""]
         if not last:
-            raise refusal(name, "is the app folder itself, which must be a folder")
-        return f"{self._enter(above, name)}/{last}"
+            raise refusal(member, "is the app folder itself, which must be a folder")
+        return f"{self._enter(above, member)}/{last}"
 
     def add(self, name: str, mode: int) -> None:
         """Make the folder, or set its mode where it is there; the app folder's own is ours."""
-        if not parts(name):
+        if not _parts(name, name):
             return
-        path = self.place(name)
+        path = self.place(name, name)
         try:
             os.mkdir(path, _OWNER, dir_fd=self.descriptor)
         except FileExistsError:
@@ -99,22 +102,22 @@ class Folders:
             finally:
                 os.close(folder)
 
-    def _enter(self, above: list[str], name: str) -> str:
+    def _enter(self, above: list[str], member: str) -> str:
         """Return where the folder that a name's first parts stand for really is."""
         wanted = "/".join(above)
         if wanted in self._real:
             return self._real[wanted]
         path = "."
         for part in above:
-            path = self._step(f"{path}/{part}", name)
-        if path.count("/") > DEPTH_LIMIT:
-            raise refusal(name, f"lies more than {DEPTH_LIMIT} folders deep")
+            path = self._step(f"{path}/{part}", member)
         if len(self._real) >= REMEMBERED:
             self._real.clear()
         self._real[wanted] = path
         return path
 
-    def _step(self, path: str, name: str) -> str:
+    def _step(self, path: str, member: str) -> str:
+        if path.count("/") > DEPTH_LIMIT:
+            raise refusal(member, f"lies more than {DEPTH_LIMIT} folders deep")
         try:
             mode = self.status(path).st_mode
         except FileNotFoundError:
@@ -123,26 +126,27 @@ class Folders:
             return path
         if stat.S_ISDIR(mode):
             return path
-        if not stat.S_ISLNK(mode):
-            raise refusal(name, f"lies below {shown(path)}, which is no folder")
-        real = self._inside(os.path.realpath(f"{self._root}/{path}"))
-        if real is None:
-            raise refusal(name, f"would be written through the link {shown(path)} to outside")
-        if not stat.S_ISDIR(self._mode_or_none(real)):
-            raise refusal(name, f"lies below the link {shown(path)}, which leads to no folder")
-        return real
+        if stat.S_ISLNK(mode):
+            return self._behind(path, member)
+        raise refusal(member, f"lies below {shown(path)}, which is no folder")
+
+    def _behind(self, link: str, member: str) -> str:
+        """Return the folder that a symbolic link leads to."""
+        path = self._inside(os.path.realpath(f"{self._root}/{link}"))
+        if path is None:
+            raise refusal(member, f"leads outside through the link {shown(link)}")
+        try:
+            if stat.S_ISDIR(self.status(path).st_mode):
+                return path
+        except FileNotFoundError:
+            pass
+        raise refusal(member, f"lies below the link {shown(link)}, which leads to no folder")
 
     def _inside(self, path: str) -> str | None:
         """Return an absolute path as we write those that are inside, none for one outside."""
         if path == self._root or path.startswith(f"{self._root}/"):
             return f".{path[len(self._root) :]}"
         return None
-
-    def _mode_or_none(self, path: str) -> int:
-        try:
-            return self.status(path).st_mode
-        except FileNotFoundError:
-            return 0
 
     def _remove_folder(self, path: str, name: str) -> None:
         try:
@@ -154,13 +158,13 @@ class Folders:
         self._closed.pop(path, None)
 
 
-def parts(name: str) -> list[str]:
+def _parts(name: str, member: str) -> list[str]:
     """Take a name apart; raises `BadSlugError` for one that is none, absolute, or has `..`."""
     if not name:
-        raise refusal(name, "has no name")
+        raise refusal(member, "names nothing")
     if name.startswith("/"):
-        raise refusal(name, "has an absolute name; pack it relative to the app folder")
+        raise refusal(member, f"names {shown(name)}, an absolute path; pack relative ones")
     found = [part for part in name.split("/") if part not in {"", "."}]
     if ".." in found:
-        raise refusal(name, "has '..' in its name; pack it relative to the app folder")
+        raise refusal(member, f"names {shown(name)}, with '..' in it; pack paths without")
     return found

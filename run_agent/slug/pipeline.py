@@ -60,15 +60,19 @@ def make_durable(deploys: Path, slug: Slug) -> None:
 def _download(request: Request, report: Report) -> Slug:
     """Fetch, and begin again where the object changes meanwhile."""
     for _ in range(BEGINNINGS):
-        with closing(storage.open_url(request.url, digest_known=bool(request.sha256))) as download:
-            try:
-                return _already_there(request, download) or _unpack(request, download, report)
-            except storage.ChangedError as error:
-                changed = error
-            except BadSlugError as error:
-                raise SlugError(
-                    f"cannot use slug {request.label} from {download.source}: {error}"
-                ) from error
+        download = storage.open_url(request.url, digest_known=bool(request.sha256))
+        known = _already_there(request, download)
+        if known:
+            download.close()
+            return known
+        try:
+            return _unpack(request, download, report)
+        except storage.ChangedError as error:
+            changed = error
+        except BadSlugError as error:
+            raise SlugError(
+                f"cannot use slug {request.label} from {download.source}: {error}"
+            ) from error
     raise UnavailableError(
         f"cannot fetch {storage.source(request.url)}: {changed}, {BEGINNINGS} times in a row; "
         "upload each slug once, under a name of its own"
@@ -137,13 +141,15 @@ class _Arrival:
         self._announced = {name: makers[name]() for name in download.goog_hash}
 
     def chunks(self) -> Generator[bytes]:
-        """Yield the download, hashed before anybody works with it."""
+        """Yield the download, hashed before anybody works with it, and close it."""
         hashes: list[_Hash] = [self._sha256, *self._announced.values()]
-        for chunk in self._download.chunks():
-            for each in hashes:
-                each.update(chunk)
-            self.packed_bytes += len(chunk)
-            yield chunk
+        # Closed here, since that waits for a read that is under way: its thread may, ours not.
+        with closing(self._download) as download:
+            for chunk in download.chunks():
+                for each in hashes:
+                    each.update(chunk)
+                self.packed_bytes += len(chunk)
+                yield chunk
 
     def tell(self, count: extract.Count) -> None:
         """Report how far it is, unless that was done a moment ago."""

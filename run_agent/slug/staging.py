@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,8 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 FETCHING = ".fetching-"
 REMOVED = ".removed-"
+
+_OWNER = 0o700
 
 TREE_MODE = 0o755
 """Of the tree's own folder, whatever the slug says of `.`: often it was made by mktemp, 0700."""
@@ -40,7 +41,7 @@ def locked(deploys: Path, *, wait: bool = True) -> Iterator[bool]:
 def folder(deploys: Path) -> Iterator[Path]:
     """Yield an empty folder to unpack into; what is left of it in the end is removed."""
     path = deploys / f"{FETCHING}{os.urandom(6).hex()}"
-    path.mkdir(mode=0o700)
+    path.mkdir(mode=_OWNER)
     try:
         yield path
     finally:
@@ -74,17 +75,17 @@ def sweep(deploys: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, if it is there, and all below it; no link is followed."""
+    """Remove a folder, if it is there, and all below it; no link is followed.
+
+    Folders are moved up before they are emptied, so that none lies too deep to be reached.
+    """
     with contextlib.suppress(FileNotFoundError):
-        _make_writable(path)
-        for _, folders, names, parent in os.fwalk(path, topdown=False):
-            for name in names:
-                os.unlink(name, dir_fd=parent)
-            for name in folders:
-                if _is_folder(name, parent):
-                    os.rmdir(name, dir_fd=parent)
-                else:
-                    os.unlink(name, dir_fd=parent)
+        path.chmod(_OWNER)
+        waiting = _emptied(path, path)
+        while waiting:
+            folder = waiting.pop()
+            waiting += _emptied(folder, path)
+            folder.rmdir()
         path.rmdir()
 
 
@@ -102,17 +103,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _make_writable(path: Path) -> None:
-    """Let the owner, who need not be root, remove what is in read-only folders."""
-    path.chmod(0o700)
-    for _, folders, _, parent in os.fwalk(path):
-        for name in folders:
-            if _is_folder(name, parent):
-                os.chmod(name, 0o700, dir_fd=parent)
-
-
-def _is_folder(name: str, parent: int) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+def _emptied(folder: Path, top: Path) -> list[Path]:
+    """Remove the files in `folder`, move the folders in it up to `top` and return them."""
+    inner = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(Path(entry.path))
+            else:
+                os.unlink(entry.path)
+    unique = os.urandom(6).hex()
+    moved = []
+    for number, path in enumerate(inner):
+        path.chmod(_OWNER)  # a read-only one keeps even its owner, unless that is root, from it
+        moved.append(path.rename(top / f"{unique}-{number}"))
+    return moved
 
 
 def _put_aside(tree: Path) -> Path:

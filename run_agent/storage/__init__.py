@@ -75,6 +75,8 @@ def open_url(url: str, *, digest_known: bool) -> Download:
 
 def source(url: str) -> str:
     """Return `url` without its query, user and password, any of which may be a credential."""
+    if url.startswith("gs://"):
+        return url  # all of it is the object's name, in which ? and # are letters
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 

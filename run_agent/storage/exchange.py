@@ -106,12 +106,13 @@ def _reason(error: Exception, root: BaseException) -> str:
         return f"no connection within {CONNECT_SECONDS:g} s"
     if isinstance(root, TimeoutError):
         return f"no answer within {READ_SECONDS:g} s"
-    if isinstance(root, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):
-        return CUT
     if isinstance(root, socket.gaierror):
         return "its name cannot be resolved"
-    reason = getattr(root, "strerror", None) or type(root).__name__
-    return reason[0].lower() + reason[1:]
+    if isinstance(root, http.client.RemoteDisconnected):
+        return "it closed the connection without an answer"
+    reason = getattr(root, "strerror", None)
+    # What is left is an answer that breaks HTTP's rules, mostly by ending too early.
+    return reason[0].lower() + reason[1:] if reason else CUT
 
 
 def _root(error: BaseException) -> BaseException:

@@ -7,7 +7,6 @@ Its own retries are used, within named limits. `STORAGE_EMULATOR_HOST` is read b
 import contextlib
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from run_agent import storage
 from run_agent.errors import DeniedError, UnavailableError
@@ -29,15 +28,14 @@ class GcsDownload:
     """An object of a bucket, pinned to the generation that was found first."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        bucket, _, name = url.removeprefix("gs://").partition("/")
         self.source = storage.source(url)
         with self._told_apart():
             from google.cloud.storage import Client
 
             # Without a project: reading an object needs none.
             self._client = Client(project=None)
-            name = parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else "")
-            self._blob = self._client.bucket(parts.netloc).blob(name)
+            self._blob = self._client.bucket(bucket).blob(name)
             self._blob.reload(**self._limits())
         self.size = self._blob.size
         self.etag = self._blob.etag

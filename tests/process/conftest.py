@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.platform import Platform
 from support.ports import Ports
 from support.replica import Replica, need_namespaces
 
@@ -31,9 +32,7 @@ def start(tmp_path: Path, ports: Ports) -> Iterator[Start]:
 
     def start(*command, verb=("exec", "--"), root=None, settings=None, **options) -> Replica:
         root = root or tmp_path / f"replica-{next(numbers)}"
-        replica = Replica(
-            root, [*verb, *command], ports=ports, settings=settings, **options
-        )
+        replica = Replica(root, [*verb, *command], ports=ports, settings=settings, **options)
         replicas.append(replica)
         return replica
 
@@ -53,3 +52,10 @@ def boot(request, start: Start) -> Start:
         return start(*command, as_pid_1=as_pid_1, **options)
 
     return boot
+
+
+@pytest.fixture
+def platform(start: Start, ports: Ports) -> Iterator[Platform]:
+    """A controller and a storage, and `run-agent init hello` beside them."""
+    with Platform(start, ports) as platform:
+        yield platform

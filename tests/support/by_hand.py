@@ -6,14 +6,12 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from support import slugs
+from support.wait import until
 
 READY_SECONDS = 30.0
 """How long a release may take to listen: a third of a second alone, more beside other tests."""
@@ -97,23 +95,23 @@ def started(
     running = Started(kind, tree, env, process)
     try:
         if port is not None:
-            await_port(running, int(env[port]), log)
+            until(lambda: listens(int(env[port]), process), f"no listener on {port}", READY_SECONDS)
         yield running
+    except BaseException as error:
+        error.add_note(f"{kind} said:\n{log.read_text(errors='replace')}")
+        raise
     finally:
         process.kill()
         process.wait(STOP_SECONDS)
 
 
-def await_port(running: Started, port: int, log: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while running.process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except ConnectionRefusedError:
-            time.sleep(0.02)
-        else:
-            return
-    pytest.fail(f"{running.kind} does not listen on {port}:\n{log.read_text()}")
+def listens(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether the port is open; fails where the process has ended instead."""
+    assert process.poll() is None, f"it ended with {process.returncode}"
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=READY_SECONDS).close()
+        return True
+    return False
 
 
 def run_command(

@@ -266,10 +266,9 @@ def status_of(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def signals_in(mask: str) -> set[int]:
-    """Return the signals of a mask as /proc/PID/status writes it."""
-    bits = int(mask, 16)
-    return {number for number in range(1, 65) if bits >> (number - 1) & 1}
+def signals_in(*masks: str) -> set[int]:
+    """Return the signals in any of the masks, which are as /proc/PID/status writes them."""
+    return {number for mask in masks for number in range(1, 65) if int(mask, 16) >> number - 1 & 1}
 
 
 def cpu_seconds(pid: int) -> float:

@@ -40,8 +40,14 @@ DOORS = {
     "prints": ({"print", "input"}, {"entrypoint/cli.py", "entrypoint/commands"}),
     "exits": (
         {"SystemExit", "exit", "os._exit", "quit", "sys.exit"},
-        # Besides those that speak to a person, the two programs: PID 1 and the agent.
-        {"entrypoint/agent.py", "entrypoint/cli.py", "entrypoint/commands", "entrypoint/init"},
+        # Besides those that speak to a person, the programs: PID 1, the agent, the worker.
+        {
+            "entrypoint/agent.py",
+            "entrypoint/cli.py",
+            "entrypoint/commands",
+            "entrypoint/init",
+            "run_agent/slug/worker.py",
+        },
     ),
     "speaks HTTP": (
         {"aiohttp", "http.client", "requests", "urllib.request", "urllib3"},

@@ -1,0 +1,5 @@
+# shellcheck shell=bash
+# Sourced by bin/hello: finds the release, and loads the scripts of the version that it boots.
+ROOT=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
+# shellcheck source=../../libexec/release.sh
+. "$ROOT/releases/$(cut -d' ' -f2 "$ROOT/releases/start_erl.data")/libexec/release.sh"
