@@ -14,7 +14,7 @@ from entrypoint.deploys import Chooser, Chosen
 from entrypoint.orders import BOOTSTRAP, EXEC, Orders
 from entrypoint.replica import Replica
 from run_agent import health, node, release
-from run_agent.errors import RunAgentError
+from run_agent.errors import RunAgentError, SettingsError
 from run_agent.model import Launch, Secret
 from run_agent.release import environment, identity, releases_file, start
 from run_agent.settings import NO_CONTROLLER, Settings
@@ -60,6 +60,7 @@ async def boot(
 def _given_command(
     orders: Orders, options: Settings, environ: Mapping[str, str], replica: Replica
 ) -> Launch:
+    _refuse_check_without_node(options, has_node=False)
     launch = Launch(orders.command, environ, Path.cwd(), stop_group=True)
     launches.save(options.layout, launch, None)
     replica.learn(port=options.port, kind="command")
@@ -78,6 +79,7 @@ async def _release(
         chosen.tree, chosen.deploy.app_name, distillery_eval=chosen.deploy.distillery_eval
     )
     started = start.choose(what, options.layout.app, orders.command)
+    _refuse_check_without_node(options, has_node=what.tool is not None or bool(what.erl_call))
     if chosen.slug is not None:
         releases_file.create_missing(what)  # an image's own release is the builder's business
     who = identity.establish(orders.app, options)
@@ -93,6 +95,12 @@ async def _release(
     launches.save(options.layout, launch, chosen.deploy if chosen.slug else None)
     _learn(replica, chosen, what, who, env)
     return launch
+
+
+def _refuse_check_without_node(options: Settings, *, has_node: bool) -> None:
+    if options.ready_check.kind == "node" and not has_node:
+        advice = "set it to port, http:/PATH or none"
+        raise SettingsError([f"READY_CHECK=node asks a release's node, and this is none: {advice}"])
 
 
 async def _choose(orders: Orders, options: Settings, chooser: Chooser) -> Chosen:

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,8 +138,11 @@ class Chooser:
             max_members=self._options.slug_max_members,
             max_bytes=self._options.slug_max_bytes,
         )
-        with self._waiting(f"the slug of deploy {deploy.label}"):
-            return await fetcher.fetch(request, Progress(deploy.label), self._remaining())
+        with (
+            self._waiting(f"the slug of deploy {deploy.label}"),
+            closing(Progress(deploy.label)) as progress,
+        ):
+            return await fetcher.fetch(request, progress.tell, self._remaining())
 
     def _fall_back(self, kept: tuple[Deploy, Slug], error: RunAgentError) -> tuple[Deploy, Slug]:
         """Take the kept deploy, loudly: a 4xx is somebody's mistake, an outage is weather."""
@@ -175,10 +178,11 @@ class Progress:
     def __init__(self, label: str) -> None:
         self._label = label
         self._terminal = sys.stderr.isatty()
-        self._next = time.monotonic() + (0.0 if self._terminal else PROGRESS_LOG_SECONDS)
+        self._drawn = False
+        self._next = time.monotonic() + PROGRESS_LOG_SECONDS
 
-    def __call__(self, progress: fetch.Progress) -> None:
-        """Tell, if it is time to."""
+    def tell(self, progress: fetch.Progress) -> None:
+        """Show it, if it is time to."""
         now = time.monotonic()
         if self._terminal:
             self._redraw(progress)
@@ -188,9 +192,14 @@ class Progress:
 
     def _redraw(self, progress: fetch.Progress) -> None:
         sys.stderr.write(f"\r\033[Kfetching the slug of deploy {self._label}: {_amount(progress)}")
-        if progress.bytes == progress.total:
-            sys.stderr.write("\n")
         sys.stderr.flush()
+        self._drawn = True
+
+    def close(self) -> None:
+        """End the line that was drawn."""
+        if self._drawn:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
 
 
 def _amount(progress: fetch.Progress) -> str:

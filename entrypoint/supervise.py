@@ -31,7 +31,13 @@ def become_pid1(orders: Orders, environ: Mapping[str, str], *, needs_controller:
         "log_format": options.log_format,
         "agent": [orders.to_argument()],
     }
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _open_missing_streams()
     argv = [sys.executable, "-I", "-m", "entrypoint.init", json.dumps(for_init)]
     os.execve(sys.executable, argv, environ)
+
+
+def _open_missing_streams() -> None:
+    """Make sure that the descriptors 0 to 2 are open, so that nothing of ours becomes one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+from run_agent.errors import RunAgentError
 from run_agent.settings import ReadyCheck
 
 CHECK_SECONDS = 2.0
@@ -50,7 +51,7 @@ async def watch(check: Check, tell: Callable[[str | None], None], *, ready: bool
     """
     pause, misses = FIRST_PAUSE, 0
     while True:
-        problem = await check()
+        problem = await _problem(check)
         misses = misses + 1 if problem else 0
         if problem is None:
             ready, pause = True, FIRST_PAUSE
@@ -59,6 +60,14 @@ async def watch(check: Check, tell: Callable[[str | None], None], *, ready: bool
             ready, pause = False, min(pause * 2, LAST_PAUSE)
             tell(problem)
         await asyncio.sleep(READY_PAUSE if problem is None else LAST_PAUSE if ready else pause)
+
+
+async def _problem(check: Check) -> str | None:
+    """Ask once; what keeps a check from being made is waited for as well."""
+    try:
+        return await check()
+    except RunAgentError as error:
+        return f"its check, which fails: {error}"
 
 
 async def port_accepts(port: int, hosts: tuple[str, ...]) -> str | None:

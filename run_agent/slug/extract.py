@@ -155,7 +155,7 @@ class _Extraction:
                 self._pour(member.size, file)
             os.fchmod(file, member.mode & _MODE_BITS)
             if 0 <= member.mtime < LATEST_SECONDS:
-                time = int(member.mtime * 1_000_000_000)
+                time = round(member.mtime * 1_000_000) * 1000  # what a float can tell
                 os.utime(file, ns=(time, time))
         finally:
             os.close(file)
@@ -180,9 +180,12 @@ class _Extraction:
 
 
 def _segments(member: tarfile.TarInfo) -> list[tuple[int, int]]:
-    """Return offset and size of what a sparse file has besides holes (documented nowhere)."""
+    """Return offset and size of what a sparse file has besides holes.
+
+    `tarfile` documents nothing of it. Maps are filled up with, and end with, segments of size 0.
+    """
     segments: Any = member.sparse
-    return list(segments)
+    return [(offset, size) for offset, size in segments if size]
 
 
 def _refuse_forbidden(member: tarfile.TarInfo) -> None:

@@ -18,7 +18,7 @@ from run_agent.slug import record
 class Request:
     """A slug to be fetched into the folder `deploys`, and how large it may be at most.
 
-    `sha256` is what was announced, in hex. `label` is how messages name the deploy.
+    `sha256` is what was announced, in lower-case hex. `label` is how messages name the deploy.
     """
 
     url: str = field(repr=False)  # a signed URL is a credential

@@ -93,6 +93,7 @@ def _unpack(request: Request, download: storage.Download, report: Report) -> Slu
     ):
         limits = extract.Limits(request.max_members, request.max_bytes)
         count = extract.unpack(Archive(unpacked), folder, limits, arrival.tell)
+        arrival.tell(count, now=True)
         digest = arrival.verified_digest(request.sha256)
         slug = Slug(
             digest=digest,
@@ -116,8 +117,12 @@ def _keep(deploys: Path, folder: Path, slug: Slug) -> None:
         record.write_unpacked(deploys, again, fsync=known.durable)
         return
     staging.adopt(folder, slug.path)
-    fresh = record.Unpacked(slug, record.boot_id(), durable=False)
-    record.write_unpacked(deploys, fresh, fsync=False)
+    try:
+        fresh = record.Unpacked(slug, record.boot_id(), durable=False)
+        record.write_unpacked(deploys, fresh, fsync=False)
+    except OSError:
+        staging.discard(slug.path)  # nobody would know it, and the disk may be full
+        raise
 
 
 class _Hash(Protocol):
@@ -151,11 +156,11 @@ class _Arrival:
                 self.packed_bytes += len(chunk)
                 yield chunk
 
-    def tell(self, count: extract.Count) -> None:
+    def tell(self, count: extract.Count, *, now: bool = False) -> None:
         """Report how far it is, unless that was done a moment ago."""
-        now = time.monotonic()
-        if now >= self._next_report:
-            self._next_report = now + REPORT_SECONDS
+        time_is = time.monotonic()
+        if now or time_is >= self._next_report:
+            self._next_report = time_is + REPORT_SECONDS
             self._report(
                 Progress(
                     bytes=self.packed_bytes,

@@ -108,10 +108,11 @@ def _emptied(folder: Path, top: Path) -> list[Path]:
     inner = []
     with os.scandir(folder) as entries:
         for entry in entries:
+            path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
-                inner.append(Path(entry.path))
+                inner.append(path)
             else:
-                os.unlink(entry.path)
+                path.unlink()
     unique = os.urandom(6).hex()
     moved = []
     for number, path in enumerate(inner):

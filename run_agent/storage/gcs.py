@@ -17,7 +17,7 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 """Longest silence of the storage."""
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 15.0
 """How long the library tries one request again: metadata, or a part of the object."""
 
 PART_BYTES = 8 << 20

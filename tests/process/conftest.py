@@ -25,13 +25,20 @@ def ports() -> Iterator[Ports]:
 def start(tmp_path: Path, ports: Ports) -> Iterator[Start]:
     """Start `run-agent exec -- COMMAND…` as an ordinary process, or with `verb` something else.
 
-    Every one gets a root of its own, unless `root` names one.
+    Every one gets a root of its own, unless `root` names one; it runs there. `programs` are bash
+    scripts to put there, by name.
     """
     replicas: list[Replica] = []
     numbers = itertools.count()
 
-    def start(*command, verb=("exec", "--"), root=None, settings=None, **options) -> Replica:
+    def start(
+        *command, verb=("exec", "--"), root=None, programs=(), settings=None, **options
+    ) -> Replica:
         root = root or tmp_path / f"replica-{next(numbers)}"
+        for name, text in dict(programs).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(f"#!/bin/bash\n{text}\n")
+            (root / name).chmod(0o755)
         replica = Replica(root, [*verb, *command], ports=ports, settings=settings, **options)
         replicas.append(replica)
         return replica
@@ -55,7 +62,7 @@ def boot(request, start: Start) -> Start:
 
 
 @pytest.fixture
-def platform(start: Start, ports: Ports) -> Iterator[Platform]:
-    """A controller and a storage, and `run-agent init hello` beside them."""
-    with Platform(start, ports) as platform:
+def platform(tmp_path: Path, ports: Ports) -> Iterator[Platform]:
+    """Give a controller and a storage, and `run-agent init hello` beside them."""
+    with Platform(tmp_path, ports) as platform:
         yield platform

@@ -11,6 +11,7 @@ import pytest
 
 from support import by_hand
 from support.need import need
+from support.platform import Platform
 from support.ports import Ports
 from support.wait import until
 
@@ -65,3 +66,14 @@ def _answers(port: int) -> bool:
         connection.sendall(b"\0\1n")
         return bool(connection.recv(4))
     return False
+
+
+@pytest.fixture
+def platform(reserved: Ports, tmp_path: Path) -> Iterator[Platform]:
+    """Give a controller and a storage, and `run-agent init hello` beside them.
+
+    Every replica starts, and must end, an epmd of its own.
+    """
+    settings = {name: str(reserved.free()) for name in ("ERL_EPMD_PORT", "TCP_PORT")}
+    with Platform(tmp_path, reserved, **settings) as platform:
+        yield platform

@@ -63,7 +63,7 @@ def snapshot(folder: Path) -> dict[str, Any]:
         status = path.lstat()
         name = str(path.relative_to(folder))
         if path.is_symlink():
-            found[name] = ("link", os.readlink(path))
+            found[name] = ("link", str(path.readlink()))
         elif path.is_dir():
             found[name] = ("folder", status.st_mode & 0o7777)
         else:

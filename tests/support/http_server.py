@@ -157,7 +157,7 @@ class _Server(ThreadingHTTPServer):
     owner: HttpServer
 
     def handle_error(self, *_: Any) -> None:
-        """A client that goes away is no error of ours."""
+        """Say nothing: a client that goes away is no error of ours."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -215,8 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         elif answer.length:
             self.send_header("Content-Length", str(len(body)))
-        else:
-            self.send_header("Connection", "close")
+        self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
         end = len(body)

@@ -7,8 +7,9 @@ again = platform.boot_again(replica)
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import http.client
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from support.controller_server import ControllerServer
 from support.http_server import USUAL, Answer, HttpServer
 from support.ports import Ports
 from support.replica import Replica
-from support.wait import until
+from support.wait import PATIENCE_SECONDS, until
 
 APP_KEY = "the-app-key-0123456789abcdef"
 SIGNATURE = "the-signature-of-the-url"
@@ -26,8 +27,9 @@ SIGNATURE = "the-signature-of-the-url"
 class Platform:
     """A controller and a storage on real sockets, and the replicas that boot from them."""
 
-    def __init__(self, start: Callable[..., Replica], ports: Ports, **settings: str) -> None:
-        self._start, self._ports, self._settings = start, ports, settings
+    def __init__(self, folder: Path, ports: Ports, **settings: str) -> None:
+        self._folder, self._ports, self._settings = folder, ports, settings
+        self._replicas: list[Replica] = []
         self.controller = ControllerServer(app="hello", key=APP_KEY)
         self.storage = HttpServer()
 
@@ -37,6 +39,8 @@ class Platform:
         return self
 
     def __exit__(self, *error: object) -> None:
+        for replica in self._replicas:
+            replica.end()
         self.storage.__exit__(*error)
         self.controller.__exit__(*error)
 
@@ -68,19 +72,26 @@ class Platform:
         self,
         *command: str,
         verb: tuple[str, ...] = ("init", "hello"),
+        root: Path | None = None,
         settings: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Replica:
-        """Start `run-agent init hello COMMAND…`."""
+        """Start `run-agent init hello COMMAND…`, in a root of its own unless one is given."""
         usual = {
             "CONTROLLER_URL": self.controller.url,
             "APP_KEY": APP_KEY,
             "MY_POD_IP": "127.0.0.1",
             "PORT": str(self._ports.free()),
         }
-        return self._start(
-            *command, verb=verb, settings=usual | self._settings | (settings or {}), **options
+        replica = Replica(
+            root or self._folder / f"replica-{len(self._replicas)}",
+            [*verb, *command],
+            ports=self._ports,
+            settings=usual | self._settings | (settings or {}),
+            **options,
         )
+        self._replicas.append(replica)
+        return replica
 
     def boot_again(self, before: Replica, *command: str, **options: Any) -> Replica:
         """Stop a replica and start another one on its volume; the log begins anew."""
@@ -92,6 +103,16 @@ class Platform:
     def asked_for_slug(self, version: str = "41") -> int:
         """Return how often the slug of a deploy was asked for."""
         return len(self.storage.asked(f"/slugs/hello-{version}.tar.gz"))
+
+
+def ask(replica: Replica, path: str, method: str = "GET") -> tuple[int, bytes]:
+    """Ask the app; raises what the connection raises."""
+    port = int(replica.environ["PORT"])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+    with closing(connection):
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read()
 
 
 def until_kept(replica: Replica, digest: str) -> Replica:

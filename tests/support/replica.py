@@ -125,11 +125,20 @@ class Replica:
     def alive(self) -> list[psutil.Process]:
         """List every process that carries our root, wherever it is; zombies carry nothing."""
         mark = f"RUN_AGENT_ROOT={self.root}".encode()
-        return [psutil.Process(pid) for pid in _pids() if mark in _environ(pid).split(b"\0")]
+        found = []
+        for pid in _pids():
+            with suppress(psutil.Error):
+                if mark in _environ(pid).split(b"\0"):
+                    found.append(psutil.Process(pid))
+        return found
+
+    def commands(self) -> dict[int, str]:
+        """Tell the command line of every process that carries our root."""
+        return {process.pid: _command(process.pid) for process in self.alive()}
 
     def zombies(self) -> list[int]:
         """List the ended processes that PID 1 has not reaped."""
-        return [pid for pid in _pids() if _parent_of_zombie(pid) == self.pid]
+        return [pid for pid in _pids() if state_and_parent(pid) == ("Z", self.pid)]
 
     # -- what it says -----------------------------------------------------------------------------
 
@@ -271,6 +280,14 @@ def signals_in(*masks: str) -> set[int]:
     return {number for mask in masks for number in range(1, 65) if int(mask, 16) >> number - 1 & 1}
 
 
+def state_and_parent(pid: int) -> tuple[str, int] | None:
+    """Read a process's state letter and parent; None for one that is gone."""
+    with suppress(OSError):
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return state, int(parent)
+    return None
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process has used."""
     times = psutil.Process(pid).cpu_times()
@@ -288,11 +305,10 @@ def _environ(pid: int) -> bytes:
         return b""
 
 
-def _parent_of_zombie(pid: int) -> int | None:
+def _command(pid: int) -> str:
     with suppress(OSError):
-        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return int(parent) if state == "Z" else None
-    return None
+        return " ".join(Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0"))
+    return ""
 
 
 def _event(line: str) -> dict[str, Any] | None:
