@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from figures import in_memory_folder, median_pair, replica, report, wait_until
+from _figures import in_memory_folder, median_pair, replica, report, wait_until
 
 FILES = 2000
 RUNS = 7

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from figures import RUN_AGENT, in_memory_folder, median_pair, replica, report, wait_until
+from _figures import RUN_AGENT, in_memory_folder, median_pair, replica, report, wait_until
 
 GOAL_MS = 120
 RUNS = 40

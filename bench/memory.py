@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import psutil
-from figures import free_port, in_memory_folder, replica, report, wait_until
+from _figures import free_port, in_memory_folder, replica, report, wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.slugs import slug
