@@ -14,9 +14,8 @@ import psutil
 from _figures import free_port, in_memory_folder, replica, report, wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.slugs import slug
-
 from support.controller_server import ControllerServer
+from support.slugs import slug
 
 GOAL_MIB, GOAL_CPU_PERCENT = 40, 0.2
 SETTLE_SECONDS, WATCH_SECONDS = 5, 60

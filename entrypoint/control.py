@@ -43,7 +43,9 @@ async def serve(listener: socket.socket, verbs: Mapping[str, Verb]) -> AsyncIter
         writer.close()
 
     # not start_unix_server: from Python 3.13 on that removes the socket's file when it closes
-    server = await asyncio.start_server(answer, sock=listener.dup(), limit=LINE_LIMIT_BYTES)
+    server = await asyncio.start_server(
+        answer, sock=listener.dup(), limit=LINE_LIMIT_BYTES, backlog=socket.SOMAXCONN
+    )
     try:
         yield
     finally:

@@ -67,7 +67,7 @@ class Release:
                 argv,
                 env=self._launch["env"],  # type: ignore[arg-type]
                 cwd=str(self._launch["cwd"]),
-                terminal=_on_terminal(),
+                terminal=_is_foreground({os.getpgrp(), self._group}),
             )
         except OSError as error:
             self._log.error(f"cannot start the release ({error.strerror}): raise the container's "
@@ -147,8 +147,9 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _on_terminal() -> bool:
+def _is_foreground(groups: set[int]) -> bool:
+    """Whether stdin is our terminal, and not lent to others: a job in the background takes none."""
     try:
-        return os.isatty(0) and os.tcgetpgrp(0) > 0
+        return os.isatty(0) and os.tcgetpgrp(0) in groups
     except OSError:
         return False  # a terminal, but not ours to give away

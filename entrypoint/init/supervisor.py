@@ -322,7 +322,7 @@ def _listen_control(run: str) -> socket.socket:
         if os.path.lexists(path):
             os.unlink(path)
         control.bind(path)
-        control.listen(64)
+        control.listen(socket.SOMAXCONN)  # verbs wait there while no agent runs
     except OSError as error:
         raise CannotStartError(f"cannot open {run}/control.sock ({error.strerror})") from error
     finally:

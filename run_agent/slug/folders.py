@@ -5,6 +5,7 @@ the folders of a path is followed only as far as it stays inside. Nobody else ma
 tree meanwhile. Must not write files: that is `extract`.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -135,11 +136,9 @@ class Folders:
         path = self._inside(os.path.realpath(f"{self._root}/{link}"))
         if path is None:
             raise refusal(member, f"leads outside through the link {shown(link)}")
-        try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if stat.S_ISDIR(self.status(path).st_mode):
                 return path
-        except FileNotFoundError:
-            pass
         raise refusal(member, f"lies below the link {shown(link)}, which leads to no folder")
 
     def _inside(self, path: str) -> str | None:

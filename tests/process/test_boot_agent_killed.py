@@ -10,7 +10,7 @@ import pytest
 
 from support import small_slugs
 from support.http_server import Answer
-from support.platform import current, half_done, trees, until_kept, until_waits_for, volume
+from support.platform import current, half_done, trees, until_kept, volume
 from support.wait import holds, until
 
 SLUG = "/slugs/hello-41.tar.gz"
@@ -21,6 +21,9 @@ BACK_SECONDS = 2.0
 
 BOOTS = 5
 """Of each test with random moments; every one takes about a second."""
+
+DEADLINE_SECONDS, KILLED_AFTER_SECONDS = 8.0, 6.0
+"""Of a boot, and when in it the agent is killed: a second deadline would end much later."""
 
 LONGEST_DELAY_SECONDS = 1.2
 """Until an agent is killed: a bit more than a boot takes."""
@@ -46,7 +49,6 @@ def boots_as_if_nothing_were(replica, digest):
     replica.until_ready()
     assert len(replica.events("release started")) == 1, replica.log
     until(lambda: len(replica.alive()) == 3, lambda: f"still there: {commands(replica)}")
-    until_kept(replica, digest)
     assert (half_done(replica.root), trees(replica.root)) == ([], {digest})
     assert current(replica.root) == digest
     status = replica.get("/readyz").body
@@ -77,9 +79,20 @@ def test_killed_while_it_fetches(hello):
 def test_killed_while_it_asks_the_controller(hello):
     hello.controller.fault("current", "hang", times=1)
     replica = hello.boot()
-    until_waits_for(replica, "the current deploy")
+    until(lambda: hello.controller.count("current") == 1, "the controller is not asked")
     kill_agent(replica)
     boots_as_if_nothing_were(replica, hello.digest)
+
+
+def test_the_boot_s_deadline_counts_on_for_its_successor(hello):
+    hello.controller.fault("current", "hang")
+    started = time.monotonic()
+    replica = hello.boot(settings={"BOOT_DEADLINE_SECONDS": str(DEADLINE_SECONDS)})
+    until(lambda: hello.controller.count("current") == 1, "the controller is not asked")
+    until(lambda: time.monotonic() - started > KILLED_AFTER_SECONDS, "time stands still")
+    kill_agent(replica)
+    assert replica.wait() == os.EX_TEMPFAIL
+    assert time.monotonic() - started < KILLED_AFTER_SECONDS + DEADLINE_SECONDS
 
 
 @pytest.mark.parametrize(

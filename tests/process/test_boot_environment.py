@@ -103,6 +103,12 @@ def test_config_values_arrive_byte_for_byte(boot):
     assert {name: seen[name] for name in UNUSUAL} == UNUSUAL
 
 
+def test_bytes_of_the_container_that_are_no_text_arrive_too(boot):
+    replica = boot(settings={"BYTES": os.fsdecode(b"\xff\xfe=\xc3")})
+    assert os.fsencode(environ(replica)["BYTES"]) == b"\xff\xfe=\xc3"
+    assert shell_environ(replica) == environ(replica)
+
+
 def test_shell_has_the_release_s_environment(boot):
     replica = boot(config=UNUSUAL)
     assert shell_environ(replica) == environ(replica)

@@ -65,6 +65,23 @@ def test_a_release_that_ends_at_once_gives_its_code_to_the_container(platform, t
     assert not replica.alive()
 
 
+def test_a_given_command_that_is_not_there_is_named(platform):
+    platform.deploy(small_slugs.running("exit 1"))
+    replica = platform.boot("no-such-command", "argument")
+    assert replica.wait() == 127
+    assert "cannot execute no-such-command " in replica.log
+    assert errors(replica)[0].endswith("exit code 127")
+
+
+def test_an_environment_that_is_too_large_as_a_whole_is_told(platform):
+    config = {f"LARGE_{number}": "x" * 100_000 for number in range(30)}
+    platform.deploy(small_slugs.serving(), config=config)
+    replica = platform.boot()
+    assert replica.wait() == 126
+    assert "(Argument list too long)" in replica.log
+    assert len(replica.log) < 2000
+
+
 @pytest.mark.parametrize("as_pid_1", [True, False], ids=["pid-1", "ordinary"])
 @pytest.mark.parametrize("slug", ["procfile", "script"])
 def test_one_that_ignores_term_is_killed_within_the_grace(platform, slug, as_pid_1):

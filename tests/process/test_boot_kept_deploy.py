@@ -6,12 +6,12 @@ import pytest
 
 from support import small_slugs
 from support.http_server import Answer
-from support.platform import current, half_done, trees, until_kept
+from support.platform import current, half_done, half_written, trees, until_kept
 from support.wait import holds
 
 NEW_SLUG = "/slugs/hello-42.tar.gz"
 
-SHORT = {"BOOT_DEADLINE_SECONDS": "5"}
+SHORT = {"BOOT_DEADLINE_SECONDS": "10"}
 """Part of the boot's deadline is kept for the kept deploy, however short it is."""
 
 QUIET_SECONDS = 1.0
@@ -111,7 +111,7 @@ def test_a_corrupt_slug_is_no_outage(platform, kept, content):
     ends_as_it_was(
         replica, kept.digest, f"cannot use slug 42 from {platform.storage.url(NEW_SLUG)}"
     )
-    assert half_done(replica.root) == []
+    assert (half_done(replica.root), half_written(replica.root)) == ([], [])
     assert trees(replica.root) == {kept.digest}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from support import small_slugs
 from support.http_server import Answer
-from support.platform import current, half_done, trees, until_waits_for, volume
+from support.platform import current, half_done, half_written, trees, until_waits_for, volume
 from support.wait import until
 
 SLUG = "/slugs/hello-41.tar.gz"
@@ -52,7 +52,7 @@ def test_term_while_it_fetches_ends_it_quickly_with_143(platform, number):
     replica.signal(number)
     assert replica.wait(AT_ONCE_SECONDS) == 143
     assert not replica.alive()
-    assert half_done(replica.root) == []
+    assert (half_done(replica.root), half_written(replica.root)) == ([], [])
     assert (trees(replica.root), current(replica.root)) == (set(), None)
     assert platform.boot(root=replica.root).until_ready().events("ended without a stop") == []
 

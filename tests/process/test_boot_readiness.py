@@ -7,7 +7,7 @@ from calendar import timegm
 import pytest
 
 from run_agent import health
-from support import small_slugs
+from support import small_slugs, tarballs
 from support.http_server import Answer
 from support.platform import ask, until_waits_for
 from support.wait import holds, until
@@ -84,6 +84,16 @@ def test_an_app_that_never_listens_is_left_alone(platform):
     platform.deploy(small_slugs.running("sleep 300"))
     replica = platform.boot(settings=HTTP)
     until_waits_for(replica, "GET /health on port ")
+    pid, agent = replica.release_pid, replica.agent_pid
+    holds(lambda: replica.get("/livez").status == 200, "it is not live", LEFT_ALONE_SECONDS)
+    assert (replica.release_pid, replica.agent_pid) == (pid, agent)
+
+
+def test_a_check_that_cannot_be_made_leaves_release_and_agent_alone(platform):
+    no_program = tarballs.file("erts-1.0/bin/erl_call", b"", mode=0o644)
+    platform.deploy(small_slugs.running("sleep 300", no_program))
+    replica = platform.boot(settings={"READY_CHECK": "node"})
+    until_waits_for(replica, "its check, which fails: cannot start ")
     pid, agent = replica.release_pid, replica.agent_pid
     holds(lambda: replica.get("/livez").status == 200, "it is not live", LEFT_ALONE_SECONDS)
     assert (replica.release_pid, replica.agent_pid) == (pid, agent)

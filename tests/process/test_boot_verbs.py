@@ -5,10 +5,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from support import small_slugs
+from support.need import need
 from support.platform import SIGNATURE, current, trees, until_waits_for, volume
+from support.replica import AS_NOBODY, NOBODY
 
 NO_CONTROLLER = {"CONTROLLER_URL": "none"}
 
@@ -174,6 +177,28 @@ def test_the_link_that_an_image_ships_may_be_relative(platform, tmp_path):
     (tmp_path / "root" / "app").symlink_to("var/lib/run-agent/current")
     replica = platform.boot(root=tmp_path / "root").until_ready()
     assert (replica.root / "app" / "server.py").is_file()
+
+
+# -- other places and users -----------------------------------------------------------------------
+
+
+def test_the_root_may_have_any_name(platform, tmp_path):
+    platform.deploy(small_slugs.serving())
+    replica = platform.boot(root=tmp_path / "a root's $HOME, Grüße").until_ready()
+    assert replica.verb("shell", "--", "pwd", "-P").stdout.startswith(str(replica.root))
+    assert replica.term().wait() == 0
+
+
+def test_an_ordinary_user_boots_all_the_same(platform, tmp_path):
+    need(os.geteuid() == 0, "root, to become another user")
+    platform.deploy(small_slugs.serving())
+    (tmp_path / "root").mkdir()
+    os.chown(tmp_path / "root", NOBODY, NOBODY)
+    replica = platform.boot(root=tmp_path / "root", wrapper=AS_NOBODY).until_ready()
+    assert psutil.Process(replica.release_pid).uids().real == NOBODY
+    assert (replica.root / "app" / "Procfile").stat().st_uid == NOBODY
+    assert replica.verb("status", wrapper=AS_NOBODY).returncode == 0
+    assert replica.term().wait() == 0
 
 
 # -- a command ------------------------------------------------------------------------------------

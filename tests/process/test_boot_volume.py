@@ -18,6 +18,14 @@ def test_a_slug_whose_digest_is_announced_is_not_even_asked_for(platform):
     assert current(replica.root) == digest
 
 
+def test_then_no_storage_is_needed_either(platform):
+    platform.deploy(small_slugs.serving())
+    replica = platform.boot().until_ready()
+    platform.storage.close()
+    replica = platform.boot_again(replica).until_ready()
+    assert replica.get("/readyz").body["notes"] == []
+
+
 @pytest.mark.parametrize("validator", ["etag", "goog-hash"])
 def test_without_a_digest_the_storages_own_validator_tells(platform, validator):
     slug = small_slugs.serving()

@@ -35,12 +35,13 @@ def test_a_kill_for_memory_is_named_with_limit_and_peak(boot, memory):
 
 
 def test_a_killed_part_of_the_release_is_named_too(boot, memory):
-    programs = {"release": f"{' '.join(PYTHON)} -c \"{EATS_MEMORY}\"; exit 5"}
+    programs = {"release": f'{" ".join(PYTHON)} -c "{EATS_MEMORY}"; exit 5'}
     replica = boot("./release", programs=programs, wrapper=cgroup.entered(memory))
     assert replica.wait() == 5
     (line,) = replica.events("release ended")
-    assert "exit code 5; a process in the container was killed by the kernel, out of memory" in (
-        line["message"]
+    assert (
+        "exit code 5; a process in the container was killed by the kernel, out of memory"
+        in (line["message"])
     )
 
 
@@ -90,8 +91,9 @@ def test_with_restart_a_release_that_fails_is_started_again(boot):
     )
     assert 0.8 <= first <= 1.2
     assert 1.6 <= second <= 2.4
-    assert replica.get("/readyz").body["release_pid"] == (
-        replica.events("release started")[-1]["release_pid"]
+    assert (
+        replica.get("/readyz").body["release_pid"]
+        == (replica.events("release started")[-1]["release_pid"])
     )
     assert replica.term().wait() == 143
     assert len(replica.events("release started")) == 3, "a stop is no failure"
@@ -151,5 +153,3 @@ def test_a_limit_of_processes_is_named_when_a_release_cannot_be_started_again(bo
         (folder / "pids.max").write_text("max")
         replica.until_ready()
         assert replica.term().wait() == 143
-
-

@@ -66,7 +66,7 @@ def test_it_blocks_and_ignores_no_signal(boot):
 
 
 def test_what_the_container_ignores_does_not_reach_it(boot):
-    """nohup and many a supervisor leave HUP, INT or PIPE ignored."""
+    """Such as nohup, many a supervisor leaves HUP, INT or PIPE ignored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         replica = boot("sleep", "600")

@@ -54,5 +54,3 @@ def test_an_orphan_that_runs_on_is_let_alone_until_the_stop(boot):
     until(lambda: adopted() >= {"sleep 600", "sleep 601", "sleep 602"}, "they are adopted")
     assert replica.term().wait() == 143
     assert replica.alive() == []
-
-

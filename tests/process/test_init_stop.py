@@ -97,7 +97,7 @@ def test_of_a_release_only_the_leader_is_asked(boot):
     replica = boot(
         verb=("init", "hello"),
         programs={
-            "app/bin/hello": f"./bin/port port & {leader}; wait",
+            "app/bin/hello": f"{leader}; ./bin/port port & wait",
             "app/bin/port": TAKES_ITS_TIME,
             "app/releases/0.1.0/any": "",
         },

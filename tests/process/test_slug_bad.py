@@ -149,6 +149,10 @@ MALICIOUS = {
         "a/evil",
     ),
     "through a dangling symlink": ([symlink("a", "nowhere"), file("a/evil")], "a/evil"),
+    "through a link below a file": (
+        [file("a"), symlink("c", "a/a"), file("c/evil")],
+        "c/evil",
+    ),
     "below a file": ([file("a"), file("a/evil")], "a/evil"),
     "absolute hard link": ([hard_link("evil", "@/secret")], "evil' names '@/secret"),
     "hard link to a parent": ([hard_link("evil", f"{OUT}/secret")], "evil' .*outside/secret"),

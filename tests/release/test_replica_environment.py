@@ -70,7 +70,7 @@ def test_no_config_renames_the_node_or_changes_its_cookie(boot, kind):
     assert b" node=hello@127.0.0.1 " in ask(replica, "/")[1]
     question = "erlang:get_cookie()." if kind == "relx" else "IO.puts(Node.get_cookie())"
     command = "eval" if kind == "relx" else "rpc"
-    answer = replica.verb("shell", "--", "bin/hello", command, question, timeout=60)
+    answer = replica.verb("shell", "--", "bin/hello", command, question)
     env = shell_environ(replica)
     assert answer.stdout.strip().strip("'") == env["ERLANG_COOKIE"] != "evil@example.org"
     assert {env[name] for name in COOKIE} == {env["ERLANG_COOKIE"]}

@@ -136,7 +136,7 @@ def test_a_mix_release_knows_its_releases_from_its_first_start(deployed):
     made = (replica.root / "app" / "releases" / "RELEASES").stat().st_mtime
     started = dt.datetime.fromisoformat(replica.until_said("release started")["time"])
     assert made < started.timestamp()
-    asked = replica.verb("shell", "--", "bin/hello", "rpc", WHICH_RELEASES, timeout=60)
+    asked = replica.verb("shell", "--", "bin/hello", "rpc", WHICH_RELEASES)
     assert asked.stdout.split() == ["hello", "0.1.0", "permanent", "hello-0.1.0"]
 
 

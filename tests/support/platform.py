@@ -144,11 +144,14 @@ def trees(root: Path) -> set[str]:
 
 
 def half_done(root: Path) -> list[str]:
-    """List what a fetch, or a file that was being replaced, left behind."""
-    paths = list(root.rglob(".*"))
-    return [
-        str(p) for p in paths if p.name.startswith((".fetching", ".removed")) or p.suffix == ".new"
-    ]
+    """List the trees that are being made or removed, or whose maker did not get to the end."""
+    names = (path.name for path in (volume(root) / "deploys").glob(".*"))
+    return [name for name in names if name.startswith((".fetching", ".removed"))]
+
+
+def half_written(root: Path) -> list[str]:
+    """List the files that are being replaced, or whose writer did not get to the end."""
+    return [str(path) for path in root.rglob(".*.new")]
 
 
 def current(root: Path) -> str | None:

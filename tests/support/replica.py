@@ -242,13 +242,13 @@ def run_agent(
     *arguments: str, environ: Mapping[str, str], **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run a verb to its end, with its output."""
+    usual = {"env": environ, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
     return subprocess.run(
         [*options.pop("wrapper", ()), *RUN_AGENT, *arguments],
-        **{
-            "env": environ, "capture_output": True, "text": True, "timeout": PATIENCE_SECONDS,
-            "check": False, "stdin": subprocess.DEVNULL,
-        } | options,
-    )  # fmt: skip
+        check=options.pop("check", False),
+        timeout=PATIENCE_SECONDS,
+        **usual | options,
+    )
 
 
 def kill_all(alive: Any) -> None:
