@@ -56,13 +56,14 @@ async def _reply(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, verbs: Mapping[str, Verb]
 ) -> Mapping[str, Any]:
     uid = _peer_uid(writer.get_extra_info("socket"))
-    if uid not in {0, os.getuid()}:
-        log.warning("refused a request on the control socket from uid %d", uid)
-        return _error("cannot do this for another user than root or the release's own",
-                      os.EX_NOPERM)  # fmt: skip
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
-            request = json.loads(await reader.readline())
+            line = await reader.readline()
+        if uid not in {0, os.getuid()}:  # told after it has spoken, or it may not listen
+            log.warning("refused a request on the control socket from uid %d", uid)
+            return _error("cannot do this for another user than root or the release's own",
+                          os.EX_NOPERM)  # fmt: skip
+        request = json.loads(line)
         verb, arguments = verbs[request["verb"]], dict(request.get("arguments", {}))
     except TimeoutError:
         return _error("cannot wait longer for the request; send one JSON line", os.EX_TEMPFAIL)

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections import namedtuple
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphans below us become our children, as they do of PID 1."""
@@ -127,16 +127,12 @@ def none_left() -> bool:
 
 
 def signal_all(number: int) -> None:
-    """Signal everything else in the container, or outside PID 1 our direct children.
-
-    A direct child cannot be mistaken: its pid stays taken until we reap it. What its end
-    orphans becomes our child and is reached by the next call.
-    """
+    """Signal everything else in the container, or outside PID 1 what descends from us."""
     if os.getpid() == 1:
         signal_quietly(os.kill, -1, number)
         return
-    for pid in _direct_children():
-        signal_quietly(os.kill, pid, number)
+    for pid in _descendants():
+        _signal_if(_descends_from_us, pid, number)
 
 
 def signal_quietly(send: object, target: int, number: int) -> None:
@@ -150,19 +146,11 @@ def signal_quietly(send: object, target: int, number: int) -> None:
 def kill_session(leader: int) -> None:
     """Kill what an ended session leader of ours left behind in its session.
 
-    Nobody can join a session, so all its members descend from the leader. A pidfd makes sure
-    that the process that was looked at is the one that is killed.
+    Nobody can join a session, so all its members descend from the leader.
     """
     for pid in _processes():
-        if _stat(pid).session != leader:
-            continue
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            continue
         if _stat(pid).session == leader:
-            signal_quietly(signal.pidfd_send_signal, pidfd, signal.SIGKILL)
-        os.close(pidfd)
+            _signal_if(lambda pid: _stat(pid).session == leader, pid, signal.SIGKILL)
 
 
 def signal_group(group: int, number: int) -> bool:
@@ -176,9 +164,39 @@ def signal_group(group: int, number: int) -> bool:
     return True
 
 
+def _signal_if(is_ours: Callable[[int], bool], pid: int, number: int) -> None:
+    """Signal a process; a pidfd makes sure that it is the one that was looked at."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    if is_ours(pid):
+        signal_quietly(signal.pidfd_send_signal, pidfd, number)
+    os.close(pidfd)
+
+
 def _direct_children() -> list[int]:
     own = os.getpid()
     return [pid for pid in _processes() if _stat(pid).parent == own]
+
+
+def _descendants() -> list[int]:
+    children: dict[int, list[int]] = {}
+    for pid in _processes():
+        children.setdefault(_stat(pid).parent, []).append(pid)
+    found = children.get(os.getpid(), [])
+    for pid in found:  # it grows meanwhile, by one generation after the other
+        found += children.get(pid, ())
+    return found
+
+
+def _descends_from_us(pid: int) -> bool:
+    own = os.getpid()
+    while pid > 1:
+        pid = _stat(pid).parent
+        if pid == own:
+            return True
+    return False
 
 
 def _processes() -> list[int]:

@@ -193,7 +193,8 @@ class Supervisor:
             self._log.info("asking the release to stop", release_pid=self._release.pid)
             self._release.term()
         elif phase == stop.KILL:
-            self._code = KILLED  # until its end tells more; it may not even come
+            code = self._release.code  # where only its group lingers
+            self._code = KILLED if code is None else code
             self._release.kill()
         elif clock.phase == stop.SWEEP_KILL:
             children.signal_all(signal.SIGKILL)  # again and again: a kill may orphan more

@@ -1,6 +1,6 @@
 """The controller: what tells us the current deploy and the SSH keys.
 
-Owns HTTP out to the controller (`http`, on `exchange` and `patience`), the folder that stands in
+Owns HTTP out to the controller (`http`, on `exchange`), the folder that stands in
 for one (`directory`), and the judgement of what either says (`parse`). Must not touch the slug
 itself, the volume, the environment or the node: what comes out is a `model.Deploy`, lines and
 strings. Which deploy is booted when there is no answer is decided by the caller.

@@ -20,8 +20,8 @@ import requests.adapters
 import urllib3
 from requests.auth import HTTPBasicAuth
 
-from run_agent.controller.patience import PassingError
 from run_agent.errors import UnavailableError
+from run_agent.patience import PassingError
 
 CONNECT_SECONDS = 5.0
 """Until a TCP connection stands, and until TLS does."""

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
-from run_agent.controller import exchange, parse, patience
+from run_agent import patience
+from run_agent.controller import exchange, parse
 from run_agent.controller.exchange import Answer
 from run_agent.controller.parse import SshKeys
 from run_agent.errors import DeniedError, UnavailableError

@@ -28,8 +28,8 @@ def choose(release: Release, folder: Path, command: Sequence[str] = ()) -> Start
     """Return what starts the app: `command` where given, else `web:`, else the release.
 
     `folder` is the app folder by whose name the release is started, so that a start in place
-    boots what is current then. Raises `RunAgentError` (65, or 78 where the name is wrong) if nothing in the slug can be
-    started, and says what is there.
+    boots what is current then. Raises `RunAgentError` (65, or 78 where the name is wrong) if
+    nothing in the slug can be started, and says what is there.
     """
     if command and not _is_own_start(command):
         return Start(tuple(command), stop_group=True)

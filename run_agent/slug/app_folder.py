@@ -6,6 +6,7 @@ its own release wants one.
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from run_agent.errors import SettingsError
 from run_agent.model import Layout
@@ -20,16 +21,16 @@ def claim(layout: Layout) -> None:
     if app.is_symlink():
         target = Path(os.path.normpath(app.parent / app.readlink()))
         if target != layout.current:
-            raise SettingsError([
+            _refuse(
                 f"{app} is a link to {target}, but must be one to {layout.current}: "
                 f"ln -sfn {layout.current} {app}"
-            ])  # fmt: skip
+            )
     elif app.exists():
-        raise SettingsError([
+        _refuse(
             f"{app} is a folder of its own, and slugs are not unpacked over one: remove it (or the "
             f"mount) and ship the link, ln -s {layout.current} {app}; or set CONTROLLER_URL=none "
             "to run the release that it holds"
-        ])  # fmt: skip
+        )
     else:
         _create(layout)
 
@@ -37,17 +38,21 @@ def claim(layout: Layout) -> None:
 def require_release(layout: Layout) -> None:
     """Make sure that the image holds something to run; raises `SettingsError`."""
     if not layout.app.is_dir():
-        raise SettingsError([
+        _refuse(
             f"CONTROLLER_URL=none runs the release at {layout.app}, and there is none: copy it "
             "there when the image is built (COPY --from=build /src/_build/prod/rel/NAME /app)"
-        ])  # fmt: skip
+        )
 
 
 def _create(layout: Layout) -> None:
     try:
         layout.app.symlink_to(layout.current)
     except OSError as error:
-        raise SettingsError([
+        _refuse(
             f"{layout.app} is missing and cannot be created ({error.strerror}): ship it in the "
             f"image, RUN ln -s {layout.current} {layout.app}"
-        ]) from error  # fmt: skip
+        )
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise SettingsError([problem])

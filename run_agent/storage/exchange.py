@@ -7,17 +7,22 @@ those that will not. Must not read the body.
 import http.client
 import socket
 import ssl
-import time
-from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 
-from run_agent import __version__, storage
+from run_agent import __version__, patience, storage
 from run_agent.errors import DeniedError, UnavailableError
-from run_agent.storage.patience import PassingError
+from run_agent.patience import PassingError
+
+T = TypeVar("T")
+
+TRIES = 5
+"""In a row without a byte of progress. A refused connection is given up after about 6 s, so that
+a replica with a good deploy on its volume boots that soon; a short outage is sat out."""
 
 CONNECT_SECONDS = 5.0
 """Until a TCP connection stands, and until TLS does."""
@@ -73,6 +78,18 @@ def get(session: Session, url: str, headers: Mapping[str, str]) -> requests.Resp
         raise failure(storage.source(url), error) from error
 
 
+def persist(attempt: Callable[[], T]) -> T:
+    """Call `attempt` again where its failure may pass; raises `UnavailableError` in the end."""
+    return patience.persist(lambda _: attempt(), pace=patience.Pace(), tries=TRIES)
+
+
+def passing(source: str, reason: str, *, wait: float = 0.0) -> PassingError:
+    """Return the failure of one try; `wait` is how long the storage asked us to stay away."""
+    return PassingError(
+        f"cannot fetch {source}", reason, "check the storage and the network", wait=wait
+    )
+
+
 def raise_for_status(source: str, response: requests.Response) -> None:
     """Raise `PassingError` or `DeniedError` unless the answer is a success; then close it."""
     status = response.status_code
@@ -81,7 +98,7 @@ def raise_for_status(source: str, response: requests.Response) -> None:
     response.close()
     shown = f"{status} {response.reason or ''}".strip()
     if status in PASSING or status >= 500:
-        raise PassingError(source, shown, wait=_retry_after(response.headers))
+        raise passing(source, shown, wait=patience.retry_after(response.headers))
     advice = WHAT_TO_CHECK.get(status, "check the slug's URL, and that the slug was uploaded")
     raise DeniedError(f"cannot fetch {source} ({shown}); {advice}")
 
@@ -98,7 +115,7 @@ def failure(source: str, error: Exception) -> Exception:
         return UnavailableError(f"cannot fetch {source}: it redirects in a loop; correct it there")
     if isinstance(error, ValueError):  # all that requests says of a URL it cannot use
         return DeniedError(f"cannot fetch {source}: its URL is malformed; correct it")
-    return PassingError(source, _reason(error, root))
+    return passing(source, _reason(error, root))
 
 
 def _reason(error: Exception, root: BaseException) -> str:
@@ -120,14 +137,3 @@ def _root(error: BaseException) -> BaseException:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of a `Retry-After` (RFC 9110, 10.2.3), 0 without a valid one."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0

@@ -5,6 +5,7 @@ let a URL's query (a signature is a credential) into a message.
 """
 
 import http.client
+import logging
 import re
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +13,10 @@ import requests
 import urllib3
 
 from run_agent import storage
-from run_agent.storage import exchange, patience
+from run_agent.patience import PassingError
+from run_agent.storage import exchange
+
+log = logging.getLogger(__name__)
 
 VALIDATOR_LIMIT = 1024
 """Characters of an ETag or a hash that is worth keeping; real ones have less than a hundred."""
@@ -30,7 +34,7 @@ class HttpDownload:
         self._digest_known = digest_known
         self._session = exchange.Session()
         self._read = 0
-        self._response = patience.persist(lambda: self._get({}))
+        self._response = exchange.persist(lambda: self._get({}))
         headers = self._response.headers
         self.etag = _short(headers.get("ETag"))
         self.goog_hash = _goog_hash(headers)
@@ -50,11 +54,11 @@ class HttpDownload:
     def _next(self) -> bytes:
         try:
             return self._chunk()
-        except patience.PassingError as error:
-            patience.log.warning("%s; going on at byte %d", error, self._read)
+        except PassingError as error:
+            log.warning("%s; going on at byte %d", error, self._read)
         # Only a chunk is progress: a storage that answers and then sends nothing is tried no
         # longer than one that does not answer.
-        return patience.persist(self._resumed)
+        return exchange.persist(self._resumed)
 
     def _chunk(self, most: int = storage.CHUNK_BYTES) -> bytes:
         try:
@@ -62,7 +66,7 @@ class HttpDownload:
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise exchange.failure(self.source, error) from error
         if not chunk and self.size is not None and self._read < self.size:
-            raise patience.PassingError(self.source, exchange.CUT)
+            raise exchange.passing(self.source, exchange.CUT)
         return chunk
 
     def _resumed(self) -> bytes:
@@ -105,7 +109,7 @@ class HttpDownload:
         while left:
             chunk = self._chunk(min(left, storage.CHUNK_BYTES))
             if not chunk:
-                raise patience.PassingError(self.source, exchange.CUT)
+                raise exchange.passing(self.source, exchange.CUT)
             left -= len(chunk)
 
     def _get(self, headers: Mapping[str, str]) -> requests.Response:

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from run_agent import controller, settings
 from run_agent.controller.exchange import Deadlines
 from run_agent.controller.http import HttpController
-from run_agent.controller.patience import Pace
 from run_agent.errors import DeniedError, UnavailableError
 from run_agent.model import Secret
+from run_agent.patience import Pace
 from support.controller_server import ControllerServer
 
 PATIENCE = 20.0

@@ -8,7 +8,6 @@ import time
 import urllib.request
 from contextlib import ExitStack
 
-import psutil
 import pytest
 
 from support import cgroup
@@ -218,20 +217,13 @@ def test_a_release_that_cannot_even_be_killed_does_not_hold_up_the_end(start):
         (folder / "cgroup.procs").write_text(str(replica.release_pid))
         (folder / "freezer.state").write_text("FROZEN")
         try:
-            asked_at, process = time.monotonic(), psutil.Process(replica.pid)
+            asked_at = time.monotonic()
             replica.term().until_said("did not stop in time")
-            before = cpu_seconds(process.pid)
-            until(lambda: not is_alive(process) or cpu_seconds(process.pid) > before + 0.2, "end")
-            assert not is_alive(process), "it spins"
             assert replica.wait() == 137
             assert time.monotonic() - asked_at < 1.5 + SLACK_SECONDS
         finally:
             (folder / "freezer.state").write_text("THAWED")
         until(lambda: not replica.alive(), "the killed release is gone")
-
-
-def is_alive(process):
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_drain_without_an_agent_costs_no_processor(boot):

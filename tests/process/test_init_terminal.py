@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import struct
+import sys
 import termios
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import pytest
 from support.wait import until
 
 LISTENER = """
-trap 'echo resized $(stty size)' WINCH
-trap 'echo interrupted; exit 9' INT
-trap 'echo quit' QUIT
-while :; do
-    if read -t 0.05 line; then echo "read $line"; fi
-    [ "$up" ] || { up=1; echo up; }
-done
+import os, signal, sys
+def tell(words): os.write(1, f"{words}\\n".encode())
+signal.signal(signal.SIGWINCH, lambda *_: tell(f"resized {os.get_terminal_size(0)}"))
+signal.signal(signal.SIGQUIT, lambda *_: tell("quit"))
+signal.signal(signal.SIGINT, lambda *_: (tell("interrupted"), os._exit(9)))
+tell("up")
+for line in sys.stdin: tell(f"read {line}")
 """
 
 
@@ -68,12 +69,12 @@ def on_terminal(boot, terminal):
 
 
 def test_keys_and_sizes_reach_the_release(on_terminal, terminal):
-    replica = on_terminal("./listener", programs={"listener": LISTENER})
+    replica = on_terminal(sys.executable, "-I", "-S", "-c", LISTENER)
     terminal.until_shown("up")
     terminal.type(b"hello\n")
     terminal.until_shown("read hello")
     terminal.resize(33, 99)
-    terminal.until_shown("resized 33 99")
+    terminal.until_shown("resized os.terminal_size(columns=99, lines=33)")
     terminal.type(b"\x1c")
     terminal.until_shown("quit")
     terminal.type(b"\x03")

@@ -1,10 +1,11 @@
 """Try again for as long as a caller has patience, with exponential back-off and jitter.
 
 Owns when the next try is made and when to stop trying. Must not know what a try does: HTTP is
-`exchange`. Clock, sleep and randomness come from the `Pace`.
+`controller` and `storage`. Clock, sleep and randomness come from the `Pace`.
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -65,10 +66,17 @@ class Pace:
         return min(self.longest, doubled) * (0.5 + self.random() / 2)
 
 
-def persist(attempt: Callable[[float], T], *, patience: float, pace: Pace) -> T:
+def persist(
+    attempt: Callable[[float], T],
+    *,
+    pace: Pace,
+    patience: float = math.inf,
+    tries: float = math.inf,
+) -> T:
     """Call `attempt` until it returns, raises anything but `PassingError`, or patience ends.
 
-    `attempt` gets the seconds it may take. Raises `UnavailableError` at the end, with the last
+    That is after `patience` seconds or that many `tries`, by default never. `attempt` gets the
+    seconds it may take. Raises `UnavailableError` at the end, with the last
     reason, the number of tries and how long they took.
     """
     started = pace.clock()
@@ -84,13 +92,13 @@ def persist(attempt: Callable[[float], T], *, patience: float, pace: Pace) -> T:
         return min(_failure(state).wait + pace.backoff(state.attempt_number), max(room(), 0.0))
 
     def stop(state: tenacity.RetryCallState) -> bool:
-        return room() < max(_failure(state).wait, pace.first / 2)
+        return state.attempt_number >= tries or room() < max(_failure(state).wait, pace.first / 2)
 
     def give_up(state: tenacity.RetryCallState) -> NoReturn:
         error = _failure(state)
-        tries = "1 try" if state.attempt_number == 1 else f"{state.attempt_number} tries"
+        made = "1 try" if state.attempt_number == 1 else f"{state.attempt_number} tries"
         raise UnavailableError(
-            f"{error.problem} ({error.reason}, {tries} in {elapsed():.0f} s); {error.advice}"
+            f"{error.problem} ({error.reason}, {made} in {elapsed():.0f} s); {error.advice}"
         ) from error
 
     retrying = tenacity.Retrying(

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from run_agent.controller.patience import (
+from run_agent.errors import UnavailableError
+from run_agent.patience import (
     LONGEST_WAIT_SECONDS,
     RETRY_AFTER_LIMIT_SECONDS,
     Pace,
@@ -15,7 +16,6 @@ from run_agent.controller.patience import (
     persist,
     retry_after,
 )
-from run_agent.errors import UnavailableError
 
 REFUSED = PassingError("cannot reach it", "connection refused", "check the network")
 NOON = "Wed, 01 May 2024 12:00:00 GMT"
@@ -165,3 +165,11 @@ def test_retry_after(headers, seconds):
 @given(st.text(), st.text())
 def test_no_retry_after_is_a_surprise(value, date):
     assert 0 <= retry_after({"Retry-After": value, "Date": date}) <= RETRY_AFTER_LIMIT_SECONDS
+
+
+def test_tries_can_be_what_ends(clock):
+    with pytest.raises(
+        UnavailableError, match=r"^cannot reach it \(connection refused, 5 tries in"
+    ):
+        persist(failing(*[REFUSED] * 9), tries=5, pace=pace(clock))
+    assert len(clock.slept) == 4
