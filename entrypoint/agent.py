@@ -59,6 +59,7 @@ class Agent:
         self._replica: Replica
         self._tasks: asyncio.TaskGroup
         self._watch: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def run(self, descriptor: int) -> int:
         """Live until PID 1 goes away or says TERM. Raises what a task died of."""
@@ -120,10 +121,8 @@ class Agent:
         self._replica.wait_for("app", problem)
         if was != now:
             log.info("ready" if now else f"not ready: waiting for {problem}")
-        if now and not self._replica.facts.good:
-            self._replica.learn(good=True)
-            self._link.send(memo=self._replica.memo())
-            self._tasks.create_task(self._keep(), name="keeps what became ready")
+        if now and not self._replica.facts.good and self._keeping is None:
+            self._keeping = self._tasks.create_task(self._keep(), name="keeps what became ready")
         self._publish()
 
     async def _keep(self) -> None:
@@ -131,6 +130,10 @@ class Agent:
             await asyncio.to_thread(boot.keep, self._options, self._replica)
         except RunAgentError as error:
             log.warning("%s", error)  # the release runs, and that is what counts
+            return
+        # Only now: a successor of ours would not do what it takes for done.
+        self._replica.learn(good=True)
+        self._link.send(memo=self._replica.memo())
 
     def _publish(self) -> None:
         self._name_ourselves()

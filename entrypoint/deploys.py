@@ -119,8 +119,8 @@ class Chooser:
                 try:
                     return deploy, await self._fetch(fetcher, deploy)
                 except UnavailableError as error:
-                    if not patient:
-                        raise
+                    if not patient or error.exit_code != os.EX_TEMPFAIL:
+                        raise  # waiting does not mend an untrusted certificate
                     log.warning("%s; trying again in %d s", error, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE_SECONDS)

@@ -6,6 +6,7 @@ Owns when the next try is made and when to stop trying. Must not know what a try
 
 import logging
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -76,8 +77,8 @@ def persist(
     """Call `attempt` until it returns, raises anything but `PassingError`, or patience ends.
 
     That is after `patience` seconds or that many `tries`, by default never. `attempt` gets the
-    seconds it may take. Raises `UnavailableError` at the end, with the last
-    reason, the number of tries and how long they took.
+    seconds it may take. Raises `UnavailableError` at the end (75: it
+    may work later), with the last reason, the number of tries and how long they took.
     """
     started = pace.clock()
 
@@ -98,7 +99,8 @@ def persist(
         error = _failure(state)
         made = "1 try" if state.attempt_number == 1 else f"{state.attempt_number} tries"
         raise UnavailableError(
-            f"{error.problem} ({error.reason}, {made} in {elapsed():.0f} s); {error.advice}"
+            f"{error.problem} ({error.reason}, {made} in {elapsed():.0f} s); {error.advice}",
+            exit_code=os.EX_TEMPFAIL,
         ) from error
 
     retrying = tenacity.Retrying(

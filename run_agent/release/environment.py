@@ -22,6 +22,10 @@ MAX_BYTES = 128 << 10
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where the container sets none: Debian's."""
 
+NOT_PASSED_ON = OWN_NAMES | {"LC_CTYPE"}
+"""Python sets LC_CTYPE in its own environment where the container has no locale (PEP 538); the
+LC_ALL that we set outweighs it anyhow."""
+
 DEFAULT_VM_ARGS = "GIGALIXIR_DEFAULT_VMARGS"
 
 
@@ -46,7 +50,7 @@ async def build(
     layout = settings.layout
     with _writing(layout):
         _link_epmd(layout, release)
-    env = {name: value for name, value in environ.items() if name not in OWN_NAMES}
+    env = {name: value for name, value in environ.items() if name not in NOT_PASSED_ON}
     env |= _ours(env, settings, identity, release)
     env["GIGALIXIR_COMMAND"] = start.own_command(release, command)
     if host_index is not None:

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 5.0
 """How much later than its deadline the worker may tell that it is over; then it is killed."""
 
-LEAVE_SECONDS = 5.0
-"""How long a worker may take to remove its temporary files once its stdin has ended."""
+LEAVE_SECONDS = 12.0
+"""How long a worker may take to end once its stdin has: a little longer than it gives itself."""
 
 ARGV = (sys.executable, "-I", "-X", "utf8", "-m", "run_agent.slug.worker")
 """Isolated (`-I`) from variables that are the app's: PYTHONPATH, PYTHONSTARTUP and the like."""

@@ -23,8 +23,9 @@ from run_agent.storage import http as _preloaded  # noqa: F401 - while the agent
 OOM_SCORE_ADJ = 500
 """Rather this process than the app (DESIGN.md, Processes)."""
 
-LEAVE_SECONDS = 5.0
-"""How long the clean-up may take after stdin has ended; a disk that hangs is not waited for."""
+LEAVE_SECONDS = 10.0
+"""How long the clean-up may take after stdin has ended: milliseconds are usual, seconds were seen
+on a busy disk, and one that hangs is not waited for."""
 
 STOPPED = 128 + signal.SIGTERM
 
@@ -33,7 +34,7 @@ class _StoppedError(BaseException):
     """TERM arrived, or the agent is gone."""
 
 
-class _LateError(BaseException):
+class _LateError(_StoppedError):
     """The fetch took longer than it may."""
 
 
@@ -43,7 +44,7 @@ class _Voice(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.last: messages.Progress | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come while its own thread holds it
 
     def say(self, event: messages.Event) -> None:
         if isinstance(event, messages.Progress):
@@ -61,7 +62,6 @@ def main() -> int:
     """Fetch what is asked for; return the exit code."""
     _volunteer_for_the_oom_killer()
     signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGALRM, _be_late)
     voice = _Voice()
     logging.getLogger("run_agent").addHandler(voice)
     try:
@@ -76,23 +76,35 @@ def main() -> int:
 
 
 def _fetch(request: messages.Request, seconds: float, voice: _Voice) -> int:
+    def be_late(_number: int, _frame: object) -> NoReturn:
+        # Said before the clean-up, which may take its time where the disk is why it is late.
+        voice.say(_lateness(request, seconds, voice.last))
+        raise _LateError
+
+    signal.signal(signal.SIGALRM, be_late)
     try:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
         slug = pipeline.fetch(request, voice.say)
         signal.setitimer(signal.ITIMER_REAL, 0)
     except _LateError:
-        error = UnavailableError(
-            f"cannot fetch slug {request.label} within {seconds:.3g} s ({_amount(voice.last)} by "
-            "then); check the storage and the network"
-        )
-        voice.say(error)
-        return error.exit_code
+        return UnavailableError.exit_code
     except RunAgentError as error:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         voice.say(error)
         return error.exit_code
     voice.say(slug)
     pipeline.make_durable(request.deploys, slug)
     return 0
+
+
+def _lateness(
+    request: messages.Request, seconds: float, progress: messages.Progress | None
+) -> UnavailableError:
+    return UnavailableError(
+        f"cannot fetch slug {request.label} within {seconds:.3g} s ({_amount(progress)} by then); "
+        "check the storage and the network",
+        exit_code=os.EX_TEMPFAIL,
+    )
 
 
 def _amount(progress: messages.Progress | None) -> str:
@@ -112,10 +124,6 @@ def _stop(_number: int, _frame: object) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)
     raise _StoppedError
-
-
-def _be_late(_number: int, _frame: object) -> NoReturn:
-    raise _LateError
 
 
 def _end_with_stdin() -> None:

@@ -5,6 +5,7 @@ Its own retries are used, within named limits. `STORAGE_EMULATOR_HOST` is read b
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,5 +102,6 @@ class GcsDownload:
             cause = getattr(error, "cause", None) or error
             raise UnavailableError(
                 f"cannot fetch {self.source} ({type(cause).__name__}, tried for "
-                f"{PATIENCE_SECONDS:g} s); check the storage and the network"
+                f"{PATIENCE_SECONDS:g} s); check the storage and the network",
+                exit_code=os.EX_TEMPFAIL,
             ) from error

@@ -153,3 +153,10 @@ def test_a_successor_knows_of_the_drain_and_of_the_notes(hello):
     assert len(notes) == 1
     assert replica.verb("drain", "--undo").returncode == 0
     replica.until_ready()
+
+
+def test_a_deploy_counts_as_good_also_if_the_agent_dies_the_moment_it_is_ready(hello):
+    replica = hello.boot()
+    until(replica.is_ready, "it is not ready", every=0)
+    kill_agent(replica)
+    until_kept(replica, hello.digest)

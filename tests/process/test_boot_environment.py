@@ -59,7 +59,7 @@ def shell_environ(replica) -> dict[str, str]:
 def test_the_release_sees_these_variables_and_no_others(boot):
     settings = {
         "LOGPLEX_TOKEN": "a token", "READY_CHECK": "port", "LOG_FORMAT": "json", "RESTART": "never",
-        "KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "pod-a", "LANG": "C.UTF-8",
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "pod-a", "LANG": "C",
     }  # fmt: skip
     replica = boot(config={"GREETING": "hi"}, settings=settings)
     seen = environ(replica)
@@ -70,7 +70,7 @@ def test_the_release_sees_these_variables_and_no_others(boot):
         "RUN_AGENT_ROOT": str(replica.root),
         "KUBERNETES_SERVICE_HOST": "10.0.0.1",
         "HOSTNAME": "pod-a",
-        "LANG": "C.UTF-8",
+        "LANG": "C",
         "MY_POD_IP": "127.0.0.1",
         "PORT": replica.environ["PORT"],
         "LIBCLUSTER_KUBERNETES_SELECTOR": "repo=hello",

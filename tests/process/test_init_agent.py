@@ -48,6 +48,7 @@ class Load:
 
     def __init__(self, replica, app_port):
         self._replica, self._app_port = replica, app_port
+        self._app_pid = status_of(replica.release_pid)["NSpid"].split()[-1]
         self._over = threading.Event()
         self.wrong, self.right, self.slowest = [], 0, 0.0
         asks = (self._app, self._alive, self._ready)
@@ -79,8 +80,7 @@ class Load:
     def _app(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self._app_port}", timeout=5) as answer:
             pid = answer.read().decode()
-        expected = status_of(self._replica.release_pid)["NSpid"].split()[-1]
-        return pid != expected and f"the app has pid {pid}"
+        return pid != self._app_pid and f"the app has pid {pid}"
 
     def _alive(self):
         answer = self._replica.get("/livez")

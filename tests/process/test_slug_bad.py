@@ -419,19 +419,20 @@ def disk(tmp_path):
 def test_a_disk_that_is_full_in_the_end(server, disk):
     """The tree just fits, but its record does not."""
     small = Volume(disk)
-    small.deploys.mkdir(parents=True)
-    (disk / "ballast").write_bytes(b"")
     server.put(PATH, slug([file("a", os.urandom(900 << 10))]))
-    for size in range(1100 << 10, 1200 << 10, 4 << 10):
-        (disk / "ballast").write_bytes(bytes(size))
+
+    def trouble(ballast):
+        (disk / "ballast").write_bytes(bytes(ballast))
         try:
             small.fetch(server.url(PATH))
         except RunAgentError as error:
-            assert error.exit_code == os.EX_IOERR
-            assert [path.name for path in small.deploys.iterdir()] == [".lock"]
-            return
-        small.trees.prune(set())
-    pytest.fail("the disk was never full")
+            return error
+        return small.trees.prune(set()) and None
+
+    errors = map(trouble, range(1100 << 10, 1200 << 10, 4 << 10))
+    error = next(error for error in errors if error)
+    assert error.exit_code == os.EX_IOERR
+    assert [path.name for path in small.deploys.iterdir()] == [".lock"]
 
 
 def test_a_volume_that_is_no_folder(server, tmp_path):
