@@ -6,6 +6,7 @@ in milliseconds.
 
 import importlib
 import os
+import signal
 import sys
 
 from run_agent import __version__
@@ -19,6 +20,8 @@ VERBS = {
     "drain": "take this replica out of service, or back in",
     "shell": "run a command with the release's environment, in the app folder",
 }
+
+BECOME_PID_1 = {"init", "bootstrap", "exec"}
 
 USAGE = "usage: run-agent VERB [ARGUMENTS…]"
 
@@ -40,19 +43,26 @@ def main() -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
+    if verb in BECOME_PID_1:
+        # Blocked signals survive the exec and are not lost, even by PID 1 (signal(7)).
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     command = importlib.import_module(f"entrypoint.commands.{verb.replace('-', '_')}")
     try:
-        return int(command.main(arguments, os.environ))
+        code = int(command.main(arguments, os.environ))
+        sys.stdout.flush()
     except RunAgentError as error:
         _complain(str(error))
         return error.exit_code
     except BrokenPipeError:
-        return 128 + 13  # whoever read our output has gone, as `run-agent status | head -1` does
+        # Whoever read our output has gone; nothing more may be written there, at the exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        return 128 + 2
+        return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001 - the root: a person gets one line, not a trace
         _complain(f"cannot go on, this is a bug in run-agent: {type(error).__name__}: {error}")
         return os.EX_SOFTWARE
+    return code
 
 
 def _complain(message: str) -> None:

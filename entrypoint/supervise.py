@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
@@ -17,8 +16,6 @@ def become_pid1(orders: Orders, environ: Mapping[str, str], *, needs_controller:
     The parser and what it imported go with this process, so that PID 1 stays small. Raises
     `SettingsError`, which lists every problem.
     """
-    # Blocked signals survive the exec and are not lost, even by PID 1 (signal(7)).
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     options = settings.load(environ, app=orders.app, needs_controller=needs_controller)
     layout = options.layout
     for_init = {

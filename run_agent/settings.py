@@ -19,6 +19,9 @@ APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 NO_CONTROLLER = "none"
 
+DRAIN_SHARE = 0.8
+"""Most of the grace that a drain may take; what is left must do for TERM and the end."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadyCheck:
@@ -314,10 +317,10 @@ def _problem(row: Mapping[str, Any], raw: str, problem: ValueError) -> str:
 def _contradictions(values: Mapping[str, Any], *, needs_controller: bool) -> list[str]:
     problems = []
     drain, grace = values.get("drain_seconds"), values.get("grace_seconds")
-    if drain is not None and grace is not None and drain > 0 and drain >= grace:
+    if drain is not None and grace is not None and drain > grace * DRAIN_SHARE:
         problems.append(
-            f"DRAIN_SECONDS={drain:g} must be less than GRACE_SECONDS={grace:g}: the release "
-            "needs the rest to stop in order"
+            f"DRAIN_SECONDS={drain:g} must be at most {DRAIN_SHARE:.0%} of "
+            f"GRACE_SECONDS={grace:g}: the release needs the rest to stop in order"
         )
     controller = values.get("controller_url", "")
     if needs_controller and controller.startswith("http") and values.get("app_key") is None:

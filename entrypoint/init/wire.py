@@ -2,8 +2,8 @@
 
 From the agent: `start` (a launch and a memo: the agent's own state, kept for its successor),
 `memo`, `verdict` (readiness), `draining`, `ready` (the agent's own start is over).
-From PID 1: `hello` (everything a new agent must know), then `release`, `draining` and `stopping`
-as they change.
+From PID 1: `hello` (everything a new agent must know), then `release` and `stopping` as they
+change.
 """
 
 import json

@@ -13,7 +13,7 @@ import pytest
 from run_agent.errors import RunAgentError, SlugError
 from run_agent.slug.fetch import start
 from support import tarballs
-from support.fetching import Volume, snapshot
+from support.fetching import Volume, quick_folder, snapshot
 from support.http_server import HttpServer
 from support.need import need
 from support.tarballs import file, folder, hard_link, member, slug, symlink, tar
@@ -31,15 +31,16 @@ def a_server():
 
 
 @pytest.fixture(name="volume")
-def a_volume(server, tmp_path):
-    """Return a volume with a good slug in use, beside files that are nobody's business."""
-    volume = Volume(tmp_path / "root")
-    volume.trees.switch(volume.fetch(server.url("/good.tar.gz")).digest)
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "secret").write_text("of somebody else")
-    (outside / "folder").mkdir(mode=0o700)
-    return volume
+def a_volume(server):
+    """Yield a volume with a good slug in use, beside files that are nobody's business."""
+    with quick_folder() as folder:
+        volume = Volume(folder / "root")
+        volume.trees.switch(volume.fetch(server.url("/good.tar.gz")).digest)
+        outside = folder / "outside"
+        outside.mkdir()
+        (outside / "secret").write_text("of somebody else")
+        (outside / "folder").mkdir(mode=0o700)
+        yield volume
 
 
 def refuse(volume, server, content, match, error=SlugError, **limits):

@@ -12,7 +12,7 @@ from run_agent.errors import DeniedError, SlugError
 from run_agent.model import Deploy
 from run_agent.slug import fetch
 from support import tarballs
-from support.fetching import Volume
+from support.fetching import Volume, quick_folder
 from support.http_server import Answer, HttpServer, goog_hash
 
 PATH = "/slugs/app.tar.gz"
@@ -24,9 +24,10 @@ def a_server():
         yield server
 
 
-@pytest.fixture
-def volume(tmp_path):
-    return Volume(tmp_path)
+@pytest.fixture(name="volume")
+def a_volume():
+    with quick_folder() as folder:
+        yield Volume(folder)
 
 
 def sha256(content):

@@ -9,7 +9,7 @@ import pytest
 
 from run_agent.errors import DeniedError, SlugError, UnavailableError
 from support import tarballs
-from support.fetching import Volume
+from support.fetching import Volume, quick_folder
 from support.http_server import Answer, HttpServer, goog_hash
 
 PATH = "/slug.tar.gz"
@@ -25,9 +25,10 @@ def a_server():
         yield server
 
 
-@pytest.fixture
-def volume(tmp_path):
-    return Volume(tmp_path)
+@pytest.fixture(name="volume")
+def a_volume():
+    with quick_folder() as folder:
+        yield Volume(folder)
 
 
 def ranges(server):

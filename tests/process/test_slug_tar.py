@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from support import tarballs
-from support.fetching import Volume
+from support.fetching import Volume, quick_folder
 from support.need import need
 from support.tarballs import file, folder, hard_link, symlink
 
@@ -18,9 +18,10 @@ FORMATS = ["gnu", "oldgnu", "pax", "posix", "ustar", "v7"]
 SPARSE = ["0.0", "0.1", "1.0"]
 
 
-@pytest.fixture
-def volume(tmp_path):
-    return Volume(tmp_path / "root")
+@pytest.fixture(name="volume")
+def a_volume():
+    with quick_folder() as folder:
+        yield Volume(folder)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from run_agent.errors import RunAgentError, UnavailableError
 from run_agent.slug import messages, staging
 from run_agent.slug.fetch import ARGV, start
 from support import tarballs
-from support.fetching import SECONDS, Volume
+from support.fetching import SECONDS, Volume, quick_folder
 from support.http_server import Answer, HttpServer
 from support.need import need
 from support.replica import AS_NOBODY
@@ -34,9 +34,10 @@ def a_server():
         yield server
 
 
-@pytest.fixture
-def volume(tmp_path):
-    return Volume(tmp_path)
+@pytest.fixture(name="volume")
+def a_volume():
+    with quick_folder() as folder:
+        yield Volume(folder)
 
 
 @pytest.fixture

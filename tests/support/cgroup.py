@@ -1,8 +1,9 @@
 """A control group of our own (cgroup v1, where a test can set limits without being systemd)."""
 
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ ROOT = Path("/sys/fs/cgroup")
 
 @contextmanager
 def group(controller: str) -> Iterator[Path]:
-    """Make a group below ours, and remove it when whoever was in it has gone."""
+    """Make a group below ours; in the end kill whoever is left in it, and remove it."""
     folder = _own(controller) / f"run-agent-test-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         folder.mkdir()
@@ -25,13 +26,21 @@ def group(controller: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        until(lambda: not (folder / "cgroup.procs").read_text(), f"somebody is left in {folder}")
+        until(lambda: _is_emptied(folder), f"somebody is left in {folder}")
         folder.rmdir()
 
 
 def entered(folder: Path) -> tuple[str, ...]:
     """Return a wrapper: whatever follows runs in the group from its start."""
     return ("sh", "-c", f'echo $$ > "{folder}/cgroup.procs" && exec "$@"', "sh")
+
+
+def _is_emptied(folder: Path) -> bool:
+    left = (folder / "cgroup.procs").read_text().split()
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    return not left
 
 
 def _own(controller: str) -> Path:

@@ -1,8 +1,11 @@
 """Fetch slugs with the real worker, as the agent does, and see what is left on the volume."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,9 @@ from run_agent.slug.tree import Trees
 
 SECONDS = 60.0
 """More than any fetch of a test takes."""
+
+ROOM_BYTES = 2 << 30
+"""More than the volumes of all tests that run at the same time take."""
 
 
 @dataclass
@@ -54,6 +60,18 @@ class Volume:
         """Return what is in `deploys` besides trees, their records and the lock."""
         names = {path.name for path in self.deploys.glob("*")} - {".lock"}
         return {name for name in names if not record.DIGEST.fullmatch(name.partition(".")[0])}
+
+
+@contextlib.contextmanager
+def quick_folder() -> Iterator[Path]:
+    """Yield a folder for volumes: in memory, if there is enough of it.
+
+    A busy disk takes seconds to remove a folder, and these tests are about what is removed.
+    """
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > ROOM_BYTES
+    with tempfile.TemporaryDirectory(dir=memory if has_room else None) as folder:
+        yield Path(folder)
 
 
 def snapshot(folder: Path) -> dict[str, Any]:
