@@ -39,7 +39,10 @@ def locked(deploys: Path, *, wait: bool = True) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def folder(deploys: Path) -> Iterator[Path]:
-    """Yield an empty folder to unpack into; what is left of it in the end is removed."""
+    """Yield an empty folder to unpack into; what is left of it in the end is removed.
+
+    A signal that raises in the middle of that does not keep it from being done, if it comes once.
+    """
     path = deploys / f"{FETCHING}{os.urandom(6).hex()}"
     path.mkdir(mode=_OWNER)
     try:
@@ -50,6 +53,9 @@ def folder(deploys: Path) -> Iterator[Path]:
         except OSError as error:
             # Not raised: why the fetch failed matters more, and the next one sweeps.
             log.warning("cannot remove %s (%s)", path, error.strerror)
+        except BaseException:
+            remove(path)
+            raise
 
 
 def adopt(staged: Path, tree: Path) -> None:

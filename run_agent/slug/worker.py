@@ -77,6 +77,7 @@ def main() -> int:
 
 def _fetch(request: messages.Request, seconds: float, voice: _Voice) -> int:
     def be_late(_number: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in `_stop`
         # Said before the clean-up, which may take its time where the disk is why it is late.
         voice.say(_lateness(request, seconds, voice.last))
         raise _LateError

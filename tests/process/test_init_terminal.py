@@ -94,7 +94,8 @@ def test_after_a_restart_it_is_in_the_foreground_again(on_terminal):
         programs={"release": "mkdir first && exit 3; exec sleep 600"},
         settings={"RESTART": "on-failure"},
     ).until_ready()
-    until(lambda: (replica.root / "first").exists() and replica.is_ready(), "started again")
+    until(lambda: "sleep 600" in str(replica.commands()), "it was not started again")
+    replica.until_ready()
     group, foreground = groups_of(replica)
     assert group == foreground
 

@@ -37,6 +37,8 @@ NOBODY = 65534
 
 PROBE_SECONDS = 5.0
 
+SIGNALS = signal.valid_signals()
+
 
 class Answer(NamedTuple):
     """What a probe said."""
@@ -276,8 +278,11 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def signals_in(*masks: str) -> set[int]:
-    """Return the signals in any of the masks, which are as /proc/PID/status writes them."""
-    return {number for mask in masks for number in range(1, 65) if int(mask, 16) >> number - 1 & 1}
+    """Return the signals in any of the masks, which are as /proc/PID/status writes them.
+
+    Without those that the C library keeps for itself (signal(7)): no program can set them.
+    """
+    return {number for mask in masks for number in SIGNALS if int(mask, 16) >> number - 1 & 1}
 
 
 def state_and_parent(pid: int) -> tuple[str, int] | None:

@@ -1,6 +1,7 @@
 """Making and removing trees."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,25 @@ from run_agent.slug import staging
 def test_a_folder_is_removed_in_the_end(tmp_path):
     with staging.folder(tmp_path) as folder:
         (folder / "a" / "b").mkdir(parents=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_while_it_is_removed_does_not_keep_it(tmp_path, monkeypatch):
+    interruptions = [KeyboardInterrupt]
+    chmod = Path.chmod
+
+    def interrupted(path, mode):
+        if path.name == "b" and interruptions:
+            raise interruptions.pop()
+        chmod(path, mode)
+
+    def leave(folder):
+        (folder / "a" / "b").mkdir(parents=True)
+        monkeypatch.setattr(Path, "chmod", interrupted)
+
+    with pytest.raises(KeyboardInterrupt), staging.folder(tmp_path) as folder:
+        leave(folder)
+    assert not interruptions
     assert not list(tmp_path.iterdir())
 
 
