@@ -21,6 +21,9 @@ from entrypoint.replica import Replica
 from run_agent import health, logs, settings
 from run_agent.errors import RunAgentError
 
+HEARTBEAT_SECONDS = 10.0
+"""How often PID 1 hears of us; it kills an agent that it has not heard of for 45 s."""
+
 log = logging.getLogger("agent")
 
 
@@ -74,6 +77,7 @@ class Agent:
             async with control.serve(self._listener, verbs), asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._listen(), name="hears what PID 1 tells")
                 self._tasks.create_task(self._live(hello), name="boots, or takes over")
+                self._tasks.create_task(self._show_life(), name="tells PID 1 that we do not hang")
         except* RunAgentError as group:
             raise group.exceptions[0] from None
         return os.EX_OK
@@ -85,6 +89,11 @@ class Agent:
             if "stopping" in event:
                 self._replica.stopping = True
         raise RunAgentError("cannot run without PID 1: it has gone")
+
+    async def _show_life(self) -> None:
+        while True:
+            self._link.send(alive=True)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _live(self, hello: Mapping[str, Any]) -> None:
         """Boot what does not run yet; what runs is left alone."""

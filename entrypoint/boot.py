@@ -48,6 +48,8 @@ async def boot(
                 )
                 launch = await _release(orders, options, environ, replica, chooser)
     except TimeoutError:
+        if not deadline.expired():
+            raise  # not ours: some system call's own
         waits = ", ".join(str(wait["what"]) for wait in replica.waits()) or "the start"
         raise RunAgentError(
             f"cannot boot within {options.boot_deadline_seconds:g} s: still waiting for {waits}; "
@@ -89,6 +91,7 @@ async def _release(
         environ, settings=options, identity=who, deploy=chosen.deploy, release=what,
         command=orders.command, host_index=chosen.host_index,
     )  # fmt: skip
+    _refuse_unusable_port(options, env)
     if chosen.slug is not None:
         tree.Trees(options.layout).switch(chosen.slug.digest)
     launch = Launch(started.argv, env, options.layout.app, started.stop_group)
@@ -119,7 +122,6 @@ def _learn(
     who: identity.Identity,
     env: Mapping[str, str],
 ) -> None:
-    port = env.get("PORT", "")
     replica.learn(
         node=who.node,
         deploy=chosen.deploy.label if chosen.slug else "image",
@@ -127,8 +129,24 @@ def _learn(
         kind=str(what.kind),
         version=what.version,
         release=what.name,
-        port=int(port) if port.isdecimal() else None,
+        port=_port(env),
     )
+
+
+def _port(env: Mapping[str, str]) -> int | None:
+    port = env.get("PORT", "")
+    return int(port) if port.isdecimal() and 1 <= int(port) <= 65535 else None
+
+
+def _refuse_unusable_port(options: Settings, env: Mapping[str, str]) -> None:
+    """Refuse a PORT, the config's or a script's, at which no app can become ready."""
+    port = _port(env)
+    if options.ready_check.kind in {"port", "http"} and port is None:
+        raise SettingsError([f"PORT={env.get('PORT', '')!r} in the release's environment is none"])
+    if port is not None and port == options.health_port:
+        raise SettingsError(
+            [f"PORT={port} in the release's environment is HEALTH_PORT as well; set another one"]
+        )
 
 
 def ready_check(options: Settings, replica: Replica) -> health.Check:
@@ -169,6 +187,6 @@ def keep(options: Settings, replica: Replica) -> None:
     if digest is None or deploy is None:
         return
     trees = tree.Trees(options.layout)
-    trees.mark_good(digest, deploy, time.time())
+    trees.mark_good(digest, deploy, time.time(), app=replica.facts.app)
     for removed in trees.prune({digest}):
         log.info("removed the old deploy %s", removed[:12])

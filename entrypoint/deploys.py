@@ -86,7 +86,7 @@ class Chooser:
     async def from_controller(self, app: str) -> Chosen:
         """Boot the current deploy, or in an outage the last good one on the volume."""
         app_folder.claim(self._options.layout)
-        kept = await asyncio.to_thread(self._trees.last_good)
+        kept = await asyncio.to_thread(self._trees.last_good, app)
         if kept is not None:
             self._deadline -= min(RESERVE_SECONDS, self._remaining() * RESERVE_SHARE)
         source = controller.connect(self._options, app)
@@ -112,6 +112,9 @@ class Chooser:
         Where that is all there is to boot, be `patient` with the storage until the boot's
         deadline. The controller is asked each time: a signed URL may have expired.
         """
+        # Deploys that never became ready must not fill the volume; the newest is spared, since a
+        # predecessor of ours may have fetched it for this very boot.
+        await asyncio.to_thread(self._trees.prune, frozenset(), spare=1)
         pause = FIRST_PAUSE_SECONDS
         while True:
             async with fetch.start(self._environ) as fetcher:

@@ -43,7 +43,10 @@ class Replica:
         facts = Facts(**memo | {"notes": tuple(memo.get("notes", ()))})
         replica = cls(facts, release=hello["release"], draining=hello["draining"])
         verdict = hello["verdict"]
-        replica._ready_since = verdict["since"] if verdict.get("ready") else None
+        of_this_release = verdict.get("release_pid") == hello["release"].get("pid")
+        replica._ready_since = (
+            verdict["since"] if verdict.get("ready") and of_this_release else None
+        )
         return replica
 
     def learn(self, **facts: object) -> None:

@@ -4,6 +4,7 @@
 `docs/settings.md` is generated from this table (`make docs`).
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,11 @@ from run_agent.model import Layout, Secret
 
 APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 """An app's name becomes a node name and a path, so nothing else is let in."""
+
+COOKIE = re.compile(r"[!-~]{1,255}")
+"""The longest atom has 255 characters; white space would end it in vm.args and cookie files."""
+
+HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 
 NO_CONTROLLER = "none"
 
@@ -42,10 +48,22 @@ def _secret(value: str) -> Secret:
     return Secret(value)
 
 
+def _cookie(value: str) -> Secret:
+    if not COOKIE.fullmatch(value):
+        raise ValueError("must be 1 to 255 printable ASCII characters without white space")
+    return Secret(value)
+
+
+def _host(value: str) -> str:
+    if not HOST.fullmatch(value):
+        raise ValueError("must be an address or a host name; leave it out for our own address")
+    return value
+
+
 def _folder(value: str) -> Path:
     if not value.startswith("/"):
         raise ValueError("must be an absolute path")
-    return Path(value)
+    return Path(os.path.normpath(value))
 
 
 def _controller(value: str) -> str:
@@ -54,6 +72,8 @@ def _controller(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme == "file" and parts.path.startswith("/") and not parts.netloc:
         return value
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must hold no user, query or fragment: the key belongs into APP_KEY")
     if parts.scheme in {"http", "https"} and parts.hostname:
         return value.rstrip("/")
     raise ValueError("must be https://HOST, http://HOST, file:///FOLDER or none")
@@ -154,7 +174,7 @@ class Settings:
     )
     erlang_cookie: Secret | None = _setting(
         "ERLANG_COOKIE",
-        _secret,
+        _cookie,
         None,
         "The node's cookie. Default: derived from `APP_KEY`, so that all replicas agree; "
         "without that random, kept on the volume.",
@@ -162,7 +182,7 @@ class Settings:
     )
     pod_ip: str | None = _setting(
         "MY_POD_IP",
-        _text,
+        _host,
         None,
         "The replica's address in the node name `APP@MY_POD_IP`. Default: the address of the "
         "default route's interface.",
@@ -309,8 +329,9 @@ def layout_of(environ: Mapping[str, str]) -> Layout:
 
 
 def _problem(row: Mapping[str, Any], raw: str, problem: ValueError) -> str:
-    # A malformed secret is not echoed; nothing else in the table is one.
-    shown = "" if row["parse"] is _secret else f"={raw!r}"
+    # Neither a secret is echoed nor a URL that may hold one.
+    secret = row["parse"] in {_secret, _cookie} or "@" in raw or "?" in raw
+    shown = "" if secret else f"={raw!r}"
     return f"{row['name']}{shown} {problem}"
 
 
@@ -321,6 +342,10 @@ def _contradictions(values: Mapping[str, Any], *, needs_controller: bool) -> lis
         problems.append(
             f"DRAIN_SECONDS={drain:g} must be at most {DRAIN_SHARE:.0%} of "
             f"GRACE_SECONDS={grace:g}: the release needs the rest to stop in order"
+        )
+    if values.get("health_port") is not None and values.get("health_port") == values.get("port"):
+        problems.append(
+            f"HEALTH_PORT={values['health_port']} is the app's PORT as well; set it to another one"
         )
     controller = values.get("controller_url", "")
     if needs_controller and controller.startswith("http") and values.get("app_key") is None:

@@ -1,6 +1,7 @@
 """`run-agent shell [-- CMD…]`."""
 
 import os
+import signal
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -34,6 +35,8 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
     argv = command or ("bash", "-i")
     try:
         os.chdir(saved.cwd)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores them, and that is inherited
         os.execvpe(argv[0], argv, dict(saved.env))
     except OSError as error:
         code = 127 if isinstance(error, FileNotFoundError) else 126

@@ -18,6 +18,9 @@ AT_ONCE_SECONDS = 1.0
 """Starts of an agent that was ready are at least this far apart, so that a crash loop of ready
 agents cannot take a core from the release."""
 
+SILENCE_SECONDS = 45.0
+"""An agent says something every 10 s (entrypoint.agent); one that is silent for so long hangs."""
+
 OOM_SCORE_ADJ = 200
 """The kernel is to take the agent before the release."""
 
@@ -42,12 +45,13 @@ class Agent:
         self._link: socket.socket | None = None
         self._decoder = wire.Decoder()
         self._backoff = BACKOFF_FIRST
-        self._since = 0.0
+        self._since = self._heard_at = 0.0
         self._devnull = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def start(self, hello: dict[str, object]) -> None:
         """Start an agent and tell it everything its predecessor knew."""
         self.ready, self.restart_at, self._since = False, None, time.monotonic()
+        self._heard_at = self._since
         try:
             self._link = self._spawn()
         except OSError as error:
@@ -97,6 +101,7 @@ class Agent:
             return []
         except OSError:
             received = b""
+        self._heard_at = time.monotonic()
         if not received:
             self.send(signal.SIGKILL)  # it has ended, or it hangs on its way out
             self._hang_up()
@@ -108,6 +113,18 @@ class Agent:
             self.send(signal.SIGKILL)
             self._hang_up()
             return []
+
+    def hangs_at(self) -> float | None:
+        """When the agent that runs will have been silent for too long."""
+        return None if self.pid is None else self._heard_at + SILENCE_SECONDS
+
+    def kill_if_hung(self, now: float) -> None:
+        """End an agent that says nothing any more: its verdict would stand for ever."""
+        hangs_at = self.hangs_at()
+        if hangs_at is not None and now >= hangs_at:
+            self._log.error(f"the agent was silent for {SILENCE_SECONDS:g} s: killing it")
+            self._heard_at = now
+            self.send(signal.SIGKILL)
 
     def ended(self) -> None:
         """Clean up after it: its workers must not meet those of the next one."""

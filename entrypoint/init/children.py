@@ -84,7 +84,8 @@ def _become(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execvpe(argv[0], argv, env)
     except OSError as error:
-        sys.stderr.write(f"cannot execute {argv[0]} in {cwd or os.curdir} ({error.strerror})\n")
+        sys.stderr.write(f"cannot execute {argv[0]} in {cwd or os.curdir} ({error.strerror}): "
+                         "check the command, the PATH, and a script's #! line\n")  # fmt: skip
         sys.stderr.flush()
         os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE)
     finally:

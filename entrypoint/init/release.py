@@ -38,7 +38,7 @@ class Release:
         self._since = 0.0
         self._backoff = BACKOFF_FIRST
         self._group, self._linger_until = NO_GROUP, 0.0
-        self._group_asked = self._killed_by_us = False
+        self._asked = self._group_asked = self._killed_by_us = False
         self._memory = MemoryWatch()
 
     @property
@@ -61,7 +61,7 @@ class Release:
         argv: list[str] = self._launch["argv"]  # type: ignore[assignment]
         self.state, self.code, self.restart_at = RUNNING, None, None
         self.started_at, self._since = time.time(), time.monotonic()
-        self._group_asked = self._killed_by_us = False
+        self._asked = self._group_asked = self._killed_by_us = False
         try:
             self.pid = children.spawn(
                 argv,
@@ -108,6 +108,7 @@ class Release:
 
     def term(self) -> None:
         """Ask it to stop: its leader, or its whole group where that is how it was launched."""
+        self._asked = True
         self._group_asked = bool(self._launch.get("stop_group"))
         self.send(signal.SIGTERM, group=self._group_asked)
 
@@ -136,7 +137,8 @@ class Release:
             reason = f"killed by the kernel, {out_of_memory}; exit code {code}"
         elif out_of_memory:
             reason += f"; a process in the container was killed by the kernel, {out_of_memory}"
-        tell = self._log.info if code == 0 else self._log.error
+        as_asked = code == 0 or (self._asked and code == 128 + signal.SIGTERM)
+        tell = self._log.info if as_asked else self._log.error
         tell(f"release ended after {up:.1f} s: {reason}", exit_code=code)
 
 

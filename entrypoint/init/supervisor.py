@@ -22,6 +22,9 @@ IGNORED = (signal.SIGTTIN, signal.SIGTTOU)
 
 INTERRUPTED_BOOT = 128 + signal.SIGTERM
 KILLED = 128 + signal.SIGKILL
+OF_ONE_RUN = ("environment.json", "vm.args", "vm.args.orig")
+"""Files in the run folder that must not outlive the run: it may be a volume that stays."""
+
 GROUP_POLL_SECONDS = 0.05
 """How often we look whether a group or the container has emptied: no event tells of that."""
 
@@ -170,6 +173,7 @@ class Supervisor:
         if self._stop is not None:
             self._advance_stop(self._stop, now)
             return
+        self._agent.kill_if_hung(now)
         if _due(self._agent.restart_at, now):
             self._agent.start(self._hello())
         if _due(self._release.restart_at, now):
@@ -259,7 +263,7 @@ class Supervisor:
         now = time.monotonic()
         times = [self._probes.next_deadline()] if self._probes else []
         if self._stop is None:
-            times += [self._agent.restart_at, self._release.restart_at]
+            times += [self._agent.restart_at, self._agent.hangs_at(), self._release.restart_at]
         else:
             times.append(self._stop.next_at())
         if self._release.state == release.LINGERING or self._is_sweeping():
@@ -310,6 +314,11 @@ def _lock(run: str, volume: str) -> int:
             f"cannot start in {run}: another run-agent runs there; stop it, or set RUN_AGENT_ROOT",
             os.EX_TEMPFAIL,
         ) from error
+    for name in OF_ONE_RUN:
+        try:
+            os.unlink(os.path.join(run, name))
+        except OSError:
+            pass  # there was no earlier run; if it stays, the next start overwrites it
     return lock
 
 

@@ -1,7 +1,8 @@
 """The wire between PID 1 and the agent: one JSON object per line over a socket pair.
 
 From the agent: `start` (a launch and a memo: the agent's own state, kept for its successor),
-`memo`, `verdict` (readiness), `draining`, `ready` (the agent's own start is over).
+`memo`, `verdict` (readiness), `draining`, `ready` (the agent's own start is over), and `alive`
+every few seconds.
 From PID 1: `hello` (everything a new agent must know), then `release` and `stopping` as they
 change.
 """

@@ -6,7 +6,6 @@ they are not given. Owns the two files on the volume that hold generated ones.
 
 import hmac
 import os
-import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,11 +37,6 @@ COOKIE = Purpose("ERLANG_COOKIE", b"run-agent cookie", 32, "cookie")
 KEY_BASE = Purpose("SECRET_KEY_BASE", b"run-agent secret key base", 48, "secret_key_base")
 """96 characters; Phoenix wants 64 at least."""
 
-COOKIE_TEXT = re.compile(r"[!-~]{1,255}")
-"""The longest atom has 255 characters; white space would end it in vm.args and cookie files."""
-
-HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
-
 LOOPBACK = "127.0.0.1"
 OUTSIDE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 """Addresses reserved for documentation (RFC 5737, RFC 3849): they are routed, and nobody's."""
@@ -70,8 +64,8 @@ def establish(
     """Name the node of `app`: what the settings give, then what follows from the app's key.
 
     Without a key the secrets are random and kept on the volume, and named in `generated`, which
-    is to be said: another replica would have others. Raises `RunAgentError` (78) for an address
-    or a cookie that cannot be used, or where the volume cannot keep a secret.
+    is to be said: another replica would have others. Raises `RunAgentError` (78) where the volume
+    cannot keep a secret.
     """
     secrets: dict[Purpose, Secret] = {}
     generated = []
@@ -83,8 +77,8 @@ def establish(
         secrets[purpose] = secret
     return Identity(
         app=app,
-        address=_address(settings.pod_ip),
-        cookie=_checked(secrets[COOKIE]),
+        address=settings.pod_ip or own_address(),
+        cookie=secrets[COOKIE],
         key_base=secrets[KEY_BASE],
         generated=tuple(generated),
     )
@@ -133,25 +127,3 @@ def _kept(purpose: Purpose, volume: Path, random: Callable[[int], bytes]) -> Sec
             "from which it is derived), or mount a writable volume there",
             exit_code=os.EX_CONFIG,
         ) from error
-
-
-def _checked(cookie: Secret) -> Secret:
-    if not COOKIE_TEXT.fullmatch(cookie.reveal()):
-        raise RunAgentError(
-            "cannot use ERLANG_COOKIE: it must be 1 to 255 printable ASCII characters without "
-            "white space; set another one",
-            exit_code=os.EX_CONFIG,
-        )
-    return cookie
-
-
-def _address(given: str | None) -> str:
-    if given is None:
-        return own_address()
-    if not HOST.fullmatch(given):
-        raise RunAgentError(
-            f"cannot name the node: MY_POD_IP={given!r} is neither an address nor a host name; "
-            "correct it, or leave it out for the address of the default route's interface",
-            exit_code=os.EX_CONFIG,
-        )
-    return given

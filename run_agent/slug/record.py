@@ -48,10 +48,11 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True)
 class Good:
-    """A deploy that became ready, and when (seconds since the epoch)."""
+    """A deploy that became ready, when (seconds since the epoch), and as which app."""
 
     deploy: Deploy
     at: float
+    app: str = ""
 
 
 def boot_id() -> str:
@@ -85,7 +86,7 @@ def write_good(deploys: Path, digest: str, good: Good) -> None:
     """Remember for good that `good.deploy` became ready on the tree; raises `OSError`."""
     _write(
         _good_path(deploys, digest),
-        {"deploy": deploy_to_json(good.deploy), "good_at": float(good.at)},
+        {"deploy": deploy_to_json(good.deploy), "good_at": float(good.at), "app": good.app},
         fsync=True,
     )
 
@@ -94,7 +95,8 @@ def read_good(deploys: Path, digest: str) -> Good | None:
     """Return the last deploy that became ready on the tree; none where there is none."""
 
     def judge(value: dict[str, Any]) -> Good:
-        return Good(deploy_from_json(value["deploy"]), _is(float, value["good_at"]))
+        deploy, at = deploy_from_json(value["deploy"]), _is(float, value["good_at"])
+        return Good(deploy, at, _text(value["app"]))
 
     return _read(_good_path(deploys, digest), judge)
 

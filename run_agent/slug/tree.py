@@ -57,10 +57,10 @@ class Trees:
                 exit_code=os.EX_IOERR,
             ) from error
 
-    def mark_good(self, digest: str, deploy: Deploy, at: float) -> None:
-        """Remember that `deploy` became ready on that tree at `at`, seconds since the epoch."""
+    def mark_good(self, digest: str, deploy: Deploy, at: float, *, app: str = "") -> None:
+        """Remember that `deploy` of `app` became ready on that tree at `at` (epoch seconds)."""
         try:
-            record.write_good(self._deploys, digest, record.Good(deploy, at))
+            record.write_good(self._deploys, digest, record.Good(deploy, at, app))
         except OSError as error:
             raise RunAgentError(
                 f"cannot note in {self._deploys} that deploy {deploy.label} is good "
@@ -68,13 +68,14 @@ class Trees:
                 exit_code=os.EX_IOERR,
             ) from error
 
-    def last_good(self) -> tuple[Deploy, Slug] | None:
-        """Return the deploy that became ready last among those whose tree is whole."""
+    def last_good(self, app: str = "") -> tuple[Deploy, Slug] | None:
+        """Return the deploy of `app` that became ready last among those whose tree is whole."""
         for good, slug in self._good():
-            return good.deploy, slug
+            if good.app == app:
+                return good.deploy, slug
         return None
 
-    def prune(self, in_use: AbstractSet[str]) -> list[str]:
+    def prune(self, in_use: AbstractSet[str], *, spare: int = 0) -> list[str]:
         """Remove the trees that nothing needs, and return their digests.
 
         Kept are the current one, those `in_use`, and the last two that became ready. While
@@ -82,19 +83,20 @@ class Trees:
         """
         try:
             with staging.locked(self._deploys, wait=False) as alone:
-                return self._prune(in_use) if alone else []
+                return self._prune(in_use, spare) if alone else []
         except OSError as error:
             log.warning("cannot tidy %s (%s)", self._deploys, error.strerror)
             return []
 
-    def _prune(self, in_use: AbstractSet[str]) -> list[str]:
+    def _prune(self, in_use: AbstractSet[str], spare: int) -> list[str]:
         staging.sweep(self._deploys)
         kept = {slug.digest for _, slug in self._good()[:GOOD_KEPT]} | in_use
-        doomed = sorted(record.digests(self._deploys) - kept - {self.current()})
-        for digest in doomed:
+        others = record.digests(self._deploys) - kept - {self.current()}
+        doomed = sorted(others, key=lambda digest: _made_at(self._deploys / digest), reverse=True)
+        for digest in doomed[spare:]:
             staging.discard(self._deploys / digest)
             record.forget(self._deploys, digest)
-        return doomed
+        return sorted(doomed[spare:])
 
     def _good(self) -> list[tuple[record.Good, Slug]]:
         """Return what became ready and is whole, the newest first."""
@@ -127,6 +129,13 @@ def _whole(deploys: Path) -> Iterator[Slug]:
         slug = find(deploys, digest)
         if slug is not None:
             yield slug
+
+
+def _made_at(tree: Path) -> float:
+    try:
+        return tree.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _is_folder(path: Path) -> bool:
