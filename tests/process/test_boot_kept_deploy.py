@@ -135,3 +135,12 @@ def test_a_deploy_that_never_became_ready_is_not_fallen_back_to(platform):
     platform.controller.fault("any", "status", 404)
     assert platform.boot_again(replica).wait() == os.EX_NOPERM
     assert len(trees(replica.root)) == 1
+
+
+def test_another_app_s_deploy_is_no_substitute(platform, kept):
+    platform.controller.refuse()
+    replica = platform.boot_again(
+        kept, verb=("init", "other"), settings={"BOOT_DEADLINE_SECONDS": "2"}
+    )
+    assert replica.wait() == os.EX_TEMPFAIL
+    assert replica.events("release started") == []

@@ -126,3 +126,19 @@ def test_while_the_slug_comes_it_is_what_is_waited_for(platform):
     assert status.startswith("hello: not ready\n")
     assert "waits for the slug of deploy 41 (since " in status
     assert replica.verb("shell", "--", "true").returncode == 69
+
+
+@pytest.mark.parametrize("port", ["70000", "0", "web"])
+def test_a_port_of_the_config_that_is_none_is_refused(platform, port):
+    platform.deploy(small_slugs.serving(), config={"PORT": port})
+    replica = platform.boot()
+    assert replica.wait() == os.EX_CONFIG
+    assert f"PORT='{port}' in the release's environment" in replica.log
+
+
+def test_a_port_of_the_config_that_is_ours_is_refused(platform, ports):
+    ours = str(ports.free())
+    platform.deploy(small_slugs.serving(), config={"PORT": ours})
+    replica = platform.boot(settings={"HEALTH_PORT": ours})
+    assert replica.wait() == os.EX_CONFIG
+    assert "is HEALTH_PORT as well" in replica.log

@@ -233,3 +233,20 @@ def test_shell_of_exec_has_its_environment_and_folder(platform):
     replica = platform.boot("sleep", "300", verb=("exec", "--"), settings={"A": "b"}).until_ready()
     assert replica.verb("shell", "--", "printenv", "A").stdout == "b\n"
     assert replica.verb("shell", "--", "pwd").stdout == f"{replica.root}\n"
+
+
+def test_shell_resets_the_signals_that_python_ignores(platform):
+    replica = platform.boot("sleep", "600", verb=("exec", "--")).until_ready()
+    piped = 'yes | head -n 1; echo "${PIPESTATUS[@]}"'
+    assert replica.verb("shell", "--", "bash", "-c", piped).stdout == "y\n141 0\n"
+
+
+def test_what_an_ended_run_was_started_with_is_gone_at_the_next_start(platform):
+    replica = platform.boot("sleep", "600", verb=("exec", "--")).until_ready()
+    assert replica.term().wait() == 143
+    platform.controller.fault("current", "hang")
+    again = platform.boot(root=replica.root)
+    until_waits_for(again, "the current deploy")
+    done = again.verb("shell", "--", "true")
+    assert (done.returncode, done.stdout) == (os.EX_UNAVAILABLE, "")
+    assert "no release has been started here yet" in done.stderr

@@ -84,3 +84,14 @@ def test_a_deploy_that_is_not_ready_yet_costs_no_good_one(platform):
     assert replica.release_pid
     assert trees(replica.root) == {*digests, waiting}
     assert current(replica.root) == waiting
+
+
+def test_deploys_that_never_became_ready_do_not_fill_the_volume(platform):
+    platform.deploy(small_slugs.running("exit 1"), "1")
+    replica = platform.boot()
+    for version in ("2", "3", "4", "5"):
+        assert replica.wait() == 1
+        platform.deploy(small_slugs.running("exit 1"), version)
+        replica = platform.boot(root=replica.root)
+    assert replica.wait() == 1
+    assert len(trees(replica.root)) <= 3, "what is current, what came before it, and no more"

@@ -37,6 +37,9 @@ Server(("127.0.0.1", int(sys.argv[1])), Pid).serve_forever()
 
 KILLS = 100 if LONG else 15
 LOOP_SECONDS, LONG_LOOP_SECONDS = 10, 300
+SILENCE_PATIENCE_SECONDS = 80.0
+"""The 45 s for which an agent may be silent, on a loaded machine."""
+
 BACK_WITHIN_SECONDS = 2.0
 
 LOAD_PAUSE_SECONDS = 0.005
@@ -237,3 +240,13 @@ def test_a_limit_of_processes_cannot_end_the_release(boot):
         assert until_back(replica, agent)["ready"]
         assert len(replica.events("release started")) == 1
         assert replica.term().wait() == 143
+
+
+def test_one_that_hangs_is_killed_and_another_one_takes_over(boot):
+    replica = boot("sleep", "600").until_ready()
+    release, hung = replica.release_pid, replica.agent_pid
+    os.kill(hung, signal.SIGSTOP)
+    replica.until_said("the agent was silent for 45 s: killing it", SILENCE_PATIENCE_SECONDS)
+    until(lambda: replica.agent() not in {None, hung}, "no other agent came")
+    assert (replica.release_pid, replica.is_ready()) == (release, True)
+    assert replica.verb("status").returncode == 0

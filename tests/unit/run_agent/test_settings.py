@@ -96,3 +96,23 @@ def test_a_secret_is_never_shown():
     assert "s3cr3t" not in repr(found)
     assert found.erlang_cookie is not None
     assert found.erlang_cookie.reveal() == "s3cr3t"
+
+
+def test_a_controller_s_url_holds_no_credential_and_none_is_echoed():
+    for url in ("https://u:s3cr3t@host", "https://host/?token=s3cr3t"):
+        (problem,) = problems(KEY | {"CONTROLLER_URL": url})
+        assert problem.startswith("CONTROLLER_URL must hold no user, query or fragment")
+        assert "s3cr3t" not in problem
+
+
+def test_the_node_s_name_and_cookie_are_judged_with_all_the_others():
+    found = problems(KEY | {"ERLANG_COOKIE": "s3 cr3t", "MY_POD_IP": "x y", "PORT": "0"})
+    assert {line.split("=")[0].split()[0] for line in found} == {
+        "ERLANG_COOKIE", "MY_POD_IP", "PORT",
+    }  # fmt: skip
+    assert "s3 cr3t" not in "".join(found)
+
+
+def test_the_probes_need_a_port_of_their_own():
+    (problem,) = problems(KEY | {"PORT": "9000"})
+    assert "HEALTH_PORT=9000 is the app's PORT as well" in problem
