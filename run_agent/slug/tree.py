@@ -78,8 +78,9 @@ class Trees:
     def prune(self, in_use: AbstractSet[str], *, spare: int = 0) -> list[str]:
         """Remove the trees that nothing needs, and return their digests.
 
-        Kept are the current one, those `in_use`, the last two that became ready, and of the
-        others the newest `spare`. While another process fetches, nothing is removed. Trouble is logged, not raised.
+        Kept are the current one, those `in_use`, the last two that became ready, and of the others
+        the newest `spare`. While another process fetches, nothing is removed. Trouble is logged,
+        not raised.
         """
         try:
             with staging.locked(self._deploys, wait=False) as alone:
