@@ -46,10 +46,11 @@ def main() -> None:
 
 
 def _measure(work: Path, url: str, size: int, megabytes: int, goal: float) -> None:
+    curl_and_tar = ["sh", "-c", f"curl -s {url} | tar xz"]
     ours, theirs = median_pair(
-        lambda: _boot(work, url), lambda: _curl_and_tar(work, url), runs=RUNS
+        lambda: _boot(work, url), lambda: _unpack_with(work, curl_and_tar), runs=RUNS
     )
-    by_hand = _by_hand(work, url)
+    by_hand = _unpack_with(work, [sys.executable, "-c", BY_HAND, url])
     print(f"slug of {size / 1e6:.0f} MB, {FILES} files: run-agent {ours:.3f} s, "
           f"curl | tar {theirs:.3f} s, download then tarfile {by_hand:.3f} s")  # fmt: skip
     report(f"boot {megabytes} MB", ours, "curl -s URL | tar xz", theirs, unit="s",
@@ -68,21 +69,11 @@ def _boot(work: Path, url: str) -> float:
     return took
 
 
-def _curl_and_tar(work: Path, url: str) -> float:
-    into = work / "tar"
+def _unpack_with(work: Path, argv: list[str]) -> float:
+    into = work / "into"
     into.mkdir()
     began = time.time()
-    subprocess.run(f"curl -s {url} | tar xz", shell=True, cwd=into, check=True)
-    took = time.time() - began
-    shutil.rmtree(into)
-    return took
-
-
-def _by_hand(work: Path, url: str) -> float:
-    into = work / "hand"
-    into.mkdir()
-    began = time.time()
-    subprocess.run([sys.executable, "-c", BY_HAND, url], cwd=into, check=True)
+    subprocess.run(argv, cwd=into, check=True)
     took = time.time() - began
     shutil.rmtree(into)
     return took

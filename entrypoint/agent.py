@@ -105,7 +105,6 @@ class Agent:
             self._link.send(start=launch, memo=self._replica.memo())
         else:
             self._on_release(self._replica.release)
-        self._name_ourselves()
         self._link.send(ready=True)
         await self._link.flush()
 
@@ -145,10 +144,8 @@ class Agent:
         self._link.send(memo=self._replica.memo())
 
     def _publish(self) -> None:
-        self._name_ourselves()
+        """Tell PID 1 how we are, and say the same in our log from now on."""
         self._link.send(verdict=self._replica.verdict())
-
-    def _name_ourselves(self) -> None:
         self._context.deploy = self._replica.facts.deploy
         self._context.node = self._replica.facts.node
 

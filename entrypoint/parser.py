@@ -17,6 +17,15 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def add_start_command(self) -> None:
+        """Take the rest of the arguments as what is started in the release's place."""
+        self.add_argument(
+            "command",
+            metavar="CMD",
+            nargs=argparse.REMAINDER,
+            help="start this in the app folder instead of the release",
+        )
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and how it is right."""
         self.exit(os.EX_USAGE, f"{self.format_usage()}run-agent: cannot read the arguments: "

@@ -40,6 +40,15 @@ def replace_link(path: Path, target: Path) -> None:
         new.replace(path)
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk (fsync(2)); raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def _written(path: Path, content: bytes, mode: int, *, fsync: bool) -> Iterator[Path]:
     """Yield a temporary file beside `path` that holds all of `content`; remove it in the end."""
@@ -54,7 +63,7 @@ def _written(path: Path, content: bytes, mode: int, *, fsync: bool) -> Iterator[
                 os.fsync(descriptor)
         yield new
     if fsync:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -63,14 +72,6 @@ def _removed(new: Path) -> Iterator[None]:
         yield
     finally:
         new.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _new_name(path: Path) -> Path:

@@ -1,6 +1,5 @@
 """`run-agent bootstrap NAME [SLUG_URL [CMD…]]`."""
 
-import argparse
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -25,12 +24,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
     )
     parser.add_argument("name", metavar="NAME", help="the release's name, as in bin/NAME")
     parser.add_argument("slug_url", metavar="SLUG_URL", help="https://, gs:// or file://")
-    parser.add_argument(
-        "command",
-        metavar="CMD",
-        nargs=argparse.REMAINDER,
-        help="start this in the app folder instead of the release",
-    )
+    parser.add_start_command()
     given = parser.parse_args(arguments)
     # through the environment: a signed URL is a credential, and argv is for everybody to read
     environ = {**environ, "SLUG_URL": given.slug_url}

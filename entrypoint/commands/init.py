@@ -1,6 +1,5 @@
 """`run-agent init APP [CMD…]`."""
 
-import argparse
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -29,11 +28,6 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
         examples=EXAMPLES,
     )
     parser.add_argument("app", metavar="APP", help="the app's name; it becomes the node's")
-    parser.add_argument(
-        "command",
-        metavar="CMD",
-        nargs=argparse.REMAINDER,
-        help="start this in the app folder instead of the release",
-    )
+    parser.add_start_command()
     given = parser.parse_args(arguments)
     become_pid1(Orders(INIT, given.app, tuple(given.command)), environ, needs_controller=True)

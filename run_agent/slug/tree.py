@@ -49,7 +49,7 @@ class Trees:
             raise RunAgentError(f"cannot switch to {digest}: its tree is gone; fetch it again")
         try:
             files.replace_link(self._link, Path(self._deploys.name, digest))
-            _sync_folder(self._link.parent)
+            files.sync_folder(self._link.parent)
         except OSError as error:
             raise RunAgentError(
                 f"cannot point {self._link} to {digest} ({error.strerror}); it must be a link, "
@@ -141,11 +141,3 @@ def _made_at(tree: Path) -> float:
 
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
