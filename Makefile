@@ -48,7 +48,8 @@ format: .venv/ready ## format, and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: system .venv/ready ## measure; the last line of each benchmark is one JSON object
+bench: .venv/ready ## measure; the last line of each benchmark is one JSON object
+	@PYTHON=$(PYTHON) scripts/system bench
 	@status=0; for bench in $(BENCHES); do \
 		echo "== $$bench"; $(BIN)/python $$bench || status=1; done; exit $$status
 

@@ -59,7 +59,8 @@ def replica(
     """Run `run-agent ARGUMENTS` below `root`, its output in `root/log`; ended at the end."""
     root.mkdir(parents=True, exist_ok=True)
     environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "RUN_AGENT_ROOT": str(root)}
-    environ |= {"DRAIN_SECONDS": "0", "GRACE_SECONDS": "10", "HEALTH_PORT": "none"}
+    environ |= {"DRAIN_SECONDS": "0", "GRACE_SECONDS": "10"}
+    environ |= {"HEALTH_PORT": "none", "SSH_PORT": "none"}
     environ |= {name: str(value) for name, value in settings.items()}
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(

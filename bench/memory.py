@@ -36,7 +36,8 @@ def main() -> None:
         }
         health = free_port()
         with replica(root, ["init", "hello"], CONTROLLER_URL=controller.url, APP_KEY="bench",
-                     MY_POD_IP="127.0.0.1", HEALTH_PORT=health) as process:  # fmt: skip
+                     MY_POD_IP="127.0.0.1", HEALTH_PORT=health,
+                     SSH_PORT=free_port()) as process:  # fmt: skip
             log = root / "log"
             wait_until(lambda: b'"ready"' in log.read_bytes(), "readiness", log)
             ours = _agents(process.pid)

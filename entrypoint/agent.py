@@ -5,6 +5,7 @@ running and goes on. So nothing that the release needs lives in this process.
 """
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -12,11 +13,11 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from entrypoint import boot, control
+from entrypoint import boot, control, programs
 from entrypoint.link import Link
-from entrypoint.orders import Orders
+from entrypoint.orders import INIT, Orders
 from entrypoint.replica import Replica
 from run_agent import health, logs, settings
 from run_agent.errors import RunAgentError
@@ -24,18 +25,20 @@ from run_agent.errors import RunAgentError
 HEARTBEAT_SECONDS = 10.0
 """How often PID 1 hears of us; it kills an agent that it has not heard of for 45 s."""
 
+if TYPE_CHECKING:
+    from entrypoint.ssh import Ssh
+
 log = logging.getLogger("agent")
 
 
 def main(argv: list[str]) -> int:
-    """Run the agent: `argv` holds the link's descriptor, the control socket's, and the orders."""
-    link, listener = int(argv[1]), socket.socket(fileno=int(argv[2]))
-    orders = Orders.from_argument(argv[3])
-    options = settings.load(os.environ, app=orders.app, needs_controller=orders.verb == "init")
+    """Run the agent: `argv` holds the sockets that PID 1 opened, by descriptor, and the orders."""
+    sockets, orders = json.loads(argv[1]), Orders.from_argument(argv[2])
+    options = settings.load(os.environ, app=orders.app, needs_controller=orders.verb == INIT)
     context = logs.configure(options.log_format)
-    agent = Agent(orders, options, listener, context)
+    agent = Agent(orders, options, sockets, context)
     try:
-        return asyncio.new_event_loop().run_until_complete(agent.run(link))
+        return asyncio.new_event_loop().run_until_complete(agent.run())
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
     except RunAgentError as error:
@@ -53,31 +56,45 @@ class Agent:
         self,
         orders: Orders,
         options: settings.Settings,
-        listener: socket.socket,
+        sockets: Mapping[str, Any],
         context: logs.Context,
     ) -> None:
-        self._orders, self._options = orders, options
-        self._listener, self._context = listener, context
+        self._orders, self._options, self._context = orders, options, context
+        self._descriptor = sockets["link"]
+        self._control = _inherited(sockets["control"])
+        doors = [_inherited(descriptor) for descriptor in sockets["ssh"]]
+        self._ssh = self._open_ssh(doors) if doors else None
         self._link: Link
         self._replica: Replica
         self._tasks: asyncio.TaskGroup
         self._watch: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
 
-    async def run(self, descriptor: int) -> int:
+    def _open_ssh(self, doors: list[socket.socket]) -> "Ssh":
+        from entrypoint.ssh import Ssh  # noqa: PLC0415 - a replica without SSH needs none of it
+
+        return Ssh(doors, self._orders, self._options, publish=self._publish)
+
+    async def run(self) -> int:
         """Live until PID 1 goes away or says TERM. Raises what a task died of."""
         main_task = asyncio.current_task()
         assert main_task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main_task.cancel)
-        self._link = await Link.open(descriptor)
+        self._link = await Link.open(self._descriptor)
         hello = await self._link.hello()
         self._replica = Replica.from_hello(hello, self._orders.app)
-        verbs = {"status": self._status, "drain": self._drain}
+        verbs = {
+            "status": self._status,
+            "drain": self._drain,
+            "keys-refresh": self._refresh_keys,
+        }
         try:
-            async with control.serve(self._listener, verbs), asyncio.TaskGroup() as self._tasks:
+            async with control.serve(self._control, verbs), asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._listen(), name="hears what PID 1 tells")
                 self._tasks.create_task(self._live(hello), name="boots, or takes over")
                 self._tasks.create_task(self._show_life(), name="tells PID 1 that we do not hang")
+                if self._ssh is not None:
+                    self._ssh.start(self._tasks, daemon_runs=hello["sshd"])
         except* RunAgentError as group:
             raise group.exceptions[0] from None
         return os.EX_OK
@@ -98,6 +115,7 @@ class Agent:
     async def _live(self, hello: Mapping[str, Any]) -> None:
         """Boot what does not run yet; what runs is left alone."""
         if self._replica.release["state"] == "none":
+            programs.install(self._options.layout)
             launch = await boot.boot(
                 self._orders, self._options, os.environ, self._replica,
                 up_seconds=hello["up_seconds"], tell=self._publish,
@@ -145,6 +163,8 @@ class Agent:
 
     def _publish(self) -> None:
         """Tell PID 1 how we are, and say the same in our log from now on."""
+        if self._ssh is not None:
+            self._replica.ssh_keys = self._ssh.keys.state()
         self._link.send(verdict=self._replica.verdict())
         self._context.deploy = self._replica.facts.deploy
         self._context.node = self._replica.facts.node
@@ -152,7 +172,8 @@ class Agent:
     # -- verbs ----------------------------------------------------------------------------------
 
     async def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self._replica.status() | {"agent_pid": os.getpid()}
+        ssh = self._ssh.status() if self._ssh else None
+        return self._replica.status() | {"agent_pid": os.getpid(), "ssh": ssh}
 
     async def _drain(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         self._replica.draining = not arguments.get("undo", False)
@@ -160,6 +181,22 @@ class Agent:
         await self._link.flush()
         log.info("draining" if self._replica.draining else "drain undone")
         return {"draining": self._replica.draining}
+
+    async def _refresh_keys(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._ssh is None:
+            raise RunAgentError(
+                "cannot refresh the SSH keys: SSH is off here; set SSH_PORT, and a controller or "
+                "SSH_KEYS_FILE",
+                exit_code=os.EX_UNAVAILABLE,
+            )
+        return await self._ssh.keys.refresh()
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    """Take a socket from PID 1, which nothing that we start is to have."""
+    inherited = socket.socket(fileno=descriptor)
+    inherited.set_inheritable(False)
+    return inherited
 
 
 if __name__ == "__main__":

@@ -170,7 +170,12 @@ def ready_check(options: Settings, replica: Replica) -> health.Check:
 def _node(options: Settings, name: str) -> node.Node:
     """Return the node that was started here, as its saved environment names it."""
     launch = launches.load(options.layout)
-    what = release.identify(options.layout.app.resolve(), name)
+    deploy = launches.load_deploy(options.layout)
+    what = release.identify(
+        options.layout.app.resolve(),
+        name,
+        distillery_eval=deploy.distillery_eval if deploy else None,
+    )
     return node.Node(
         name=launch.env["RELEASE_NODE"],
         cookie=Secret(launch.env["RELEASE_COOKIE"]),

@@ -18,6 +18,11 @@ VERBS = {
     "exec": "keep any command running as PID 1, without a slug",
     "status": "show what runs here and whether it is ready",
     "drain": "take this replica out of service, or back in",
+    "keys": "fetch the SSH keys now (keys refresh)",
+    "remote_console": "open a console on the running node",
+    "observer": "tell how to attach observer to the running node",
+    "distillery_eval": "evaluate an expression on the running node",
+    "run": "run a command of the release, or any other",
     "shell": "run a command with the release's environment, in the app folder",
 }
 
@@ -29,7 +34,7 @@ USAGE = "usage: run-agent VERB [ARGUMENTS…]"
 def main() -> int:
     """Run one verb; returns the exit code. Messages go to stderr, data to stdout."""
     first, *arguments = sys.argv[1:] or [""]
-    verb = first.replace("_", "-")
+    verb = first.replace("-", "_")
     if verb in VERBS:
         return _run(verb, arguments)
     if first in {"-V", "--version", "version"}:
@@ -46,7 +51,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     if verb in BECOME_PID_1:
         # Blocked signals survive the exec and are not lost, even by PID 1 (signal(7)).
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    command = importlib.import_module(f"entrypoint.commands.{verb.replace('-', '_')}")
+    command = importlib.import_module(f"entrypoint.commands.{verb}")
     try:
         code = int(command.main(arguments, os.environ))
         sys.stdout.flush()

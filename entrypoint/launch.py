@@ -14,6 +14,8 @@ from run_agent.errors import RunAgentError, UnavailableError
 from run_agent.model import Deploy, Launch, Layout
 from run_agent.slug import record
 
+FIELDS = {"argv", "env", "cwd", "stop_group", "deploy"}
+
 
 def save(layout: Layout, launch: Launch, deploy: Deploy | None) -> None:
     """Write the launch, and the deploy that it belongs to; raises `RunAgentError`."""
@@ -57,6 +59,8 @@ def load_deploy(layout: Layout) -> Deploy | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         kept: dict[str, Any] = json.loads(path.read_bytes())
+        if not isinstance(kept, dict) or not kept.keys() >= FIELDS:
+            raise ValueError("it is not of the form that run-agent writes")  # noqa: TRY301 - as unreadable
     except FileNotFoundError:
         raise UnavailableError(
             f"cannot find the release's environment at {path}: no release has been started here "

@@ -22,6 +22,7 @@ class Link:
     async def open(cls, descriptor: int) -> "Link":
         """Take over the inherited descriptor."""
         pair = socket.socket(fileno=descriptor)
+        pair.set_inheritable(False)
         return cls(*await asyncio.open_connection(sock=pair, limit=wire.MESSAGE_LIMIT_BYTES))
 
     async def hello(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Replica:
     release: dict[str, Any] = field(default_factory=dict)
     draining: bool = False
     stopping: bool = False
+    ssh_keys: dict[str, Any] | None = None
     _waits: dict[str, tuple[str, float]] = field(default_factory=dict)
     _ready_since: str | None = None
 
@@ -95,6 +96,7 @@ class Replica:
             "version": self.facts.version,
             "node": self.facts.node,
             "notes": list(self.facts.notes),
+            "ssh_keys": self.ssh_keys,
             "release_pid": self.release.get("pid"),
         }
 

@@ -18,15 +18,17 @@ def become_pid1(orders: Orders, environ: Mapping[str, str], *, needs_controller:
     """
     options = settings.load(environ, app=orders.app, needs_controller=needs_controller)
     layout = options.layout
+    serves_ssh = options.serves_ssh(has_controller=needs_controller)
     for_init = {
         "run": str(layout.run),
         "volume": str(layout.volume),
         "health_port": options.health_port,
         "drain_seconds": options.drain_seconds,
         "grace_seconds": options.grace_seconds,
+        "ssh_port": options.ssh_port if serves_ssh else None,
         "restart": options.restart,
         "log_format": options.log_format,
-        "agent": [orders.to_argument()],
+        "orders": orders.to_argument(),
     }
     _open_missing_streams()
     argv = [sys.executable, "-I", "-m", "entrypoint.init", json.dumps(for_init)]

@@ -22,6 +22,8 @@ hello is starting below {work}
   ready?         curl http://127.0.0.1:{health}/readyz
   what runs      RUN_AGENT_ROOT={root} {run_agent} status
   its shell      RUN_AGENT_ROOT={root} {run_agent} shell -- bin/hello pid
+  a login        ssh -p {ssh} -i {key} root@127.0.0.1
+  its console    ssh -p {ssh} -i {key} -t root@127.0.0.1 run-agent remote_console
   its cookie     kept in {work}/app-key (the cookie is derived from it)
 
 Ctrl-C stops it in order.
@@ -45,13 +47,15 @@ def main() -> None:
         "config": {"GREETING": "hello from a slug"},
     }
     (controller / "release.json").write_text(json.dumps(release, indent=2) + "\n")
-    _become(controller, root)
+    key = _ssh_key(controller)
+    _become(controller, root, key)
 
 
-def _become(controller: Path, root: Path) -> None:
+def _become(controller: Path, root: Path, key: Path) -> None:
     environ = {
         "PORT": "4000",
         "HEALTH_PORT": "9000",
+        "SSH_PORT": "2222",
         "MY_POD_IP": "127.0.0.1",
         "DRAIN_SECONDS": "0",
         "LOG_FORMAT": "text",
@@ -62,8 +66,8 @@ def _become(controller: Path, root: Path) -> None:
         "APP_KEY": _app_key(),
     }
     run_agent = Path(sys.executable).with_name("run-agent")
-    print(HOW.format(work=WORK, root=root, run_agent=run_agent, port=environ["PORT"],
-                     health=environ["HEALTH_PORT"]), flush=True)  # fmt: skip
+    ports = {"port": environ["PORT"], "health": environ["HEALTH_PORT"], "ssh": environ["SSH_PORT"]}
+    print(HOW.format(work=WORK, root=root, run_agent=run_agent, key=key, **ports), flush=True)
     # without a terminal for the release, Ctrl-C reaches run-agent and not the Erlang shell
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
     os.execve(run_agent, [str(run_agent), "init", "hello"], environ)
@@ -71,6 +75,16 @@ def _become(controller: Path, root: Path) -> None:
 
 def _newest_source() -> float:
     return max(path.stat().st_mtime for path in (HERE / "hello").rglob("*") if path.is_file())
+
+
+def _ssh_key(controller: Path) -> Path:
+    """Return a key that may log in: the controller lists its public half."""
+    key = WORK / "ssh-key"
+    if not key.exists():
+        words = ["-q", "-t", "ed25519", "-N", "", "-C", "the example's key", "-f", str(key)]
+        subprocess.run(["ssh-keygen", *words], check=True)
+    (controller / "ssh_keys").write_text(key.with_suffix(".pub").read_text())
+    return key
 
 
 def _app_key() -> str:

@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from run_agent.errors import RunAgentError
+
 
 def atomic_write(path: Path, content: bytes, *, mode: int = 0o600, fsync: bool = False) -> None:
     """Put `content` at `path` with `mode`, whatever the umask; raises `OSError`.
@@ -38,6 +40,19 @@ def replace_link(path: Path, target: Path) -> None:
     new.symlink_to(target)
     with _removed(new):
         new.replace(path)
+
+
+@contextlib.contextmanager
+def writing_run_folder(run: Path) -> Iterator[None]:
+    """Say in the user's words what keeps us from writing there; raises `RunAgentError` (74)."""
+    try:
+        yield
+    except OSError as error:
+        raise RunAgentError(
+            f"cannot write {error.filename} ({error.strerror}): the run folder {run} must "
+            "be writable and have room; mount a tmpfs there",
+            exit_code=os.EX_IOERR,
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -43,16 +43,18 @@ def _json_formatter() -> logging.Formatter:
 
     formatter = JsonFormatter(
         "%(levelname)s %(message)s %(asctime)s %(name)s %(deploy)s %(node)s",
-        datefmt="%Y-%m-%dT%H:%M:%SZ",
         rename_fields=FIELDS,
     )
-    formatter.converter = time.gmtime
-    return formatter
+    return _with_our_time(formatter)
 
 
 def _text_formatter() -> logging.Formatter:
-    formatter = logging.Formatter(
-        "%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ"
-    )
+    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    return _with_our_time(formatter)
+
+
+def _with_our_time(formatter: logging.Formatter) -> logging.Formatter:
+    """Write times as PID 1's log does: RFC 3339, in UTC, with milliseconds."""
+    formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
     formatter.converter = time.gmtime
     return formatter

@@ -71,6 +71,21 @@ class Layout:
         return self.run / "control.sock"
 
     @property
+    def sshd_socket(self) -> Path:
+        """Where the agent hands connections to the SSH daemon; who connects has PID 1 start it."""
+        return self.run / "sshd.sock"
+
+    @property
+    def ssh_keys(self) -> Path:
+        """The last good list of SSH keys and when it was fetched, mode 0600."""
+        return self.volume / "ssh_keys.json"
+
+    @property
+    def host_key(self) -> Path:
+        """The host key that was generated where none is mounted, mode 0600."""
+        return self.volume / "ssh_host_ed25519_key"
+
+    @property
     def environment(self) -> Path:
         """The release's environment as it was started with, mode 0600."""
         return self.run / "environment.json"

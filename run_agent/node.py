@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from run_agent import files, process
+from run_agent import erl_home, process
 from run_agent.errors import RunAgentError
 from run_agent.model import Secret
 from run_agent.process import Completed
@@ -138,7 +138,7 @@ class Node:
         hidden = f"run-agent-{os.getpid()}-{next(_calls) % HIDDEN_NAMES}"
         # Its own time-out ends it where we were killed and nobody else would.
         timeout = str(math.ceil(deadline) + 1)
-        home = self._home_with_cookie()
+        home = erl_home.prepare(self.run, self.cookie)
         return await process.run(
             (str(erl_call), "-name", self.name, "-h", hidden, "-timeout", timeout, "-e"),
             deadline=deadline,
@@ -146,22 +146,6 @@ class Node:
             cwd=home,
             stdin=f"{erlang}\n".encode(),
         )
-
-    def _home_with_cookie(self) -> Path:
-        """Return a home for `erl_call`, which takes the cookie from there if not from argv."""
-        home = self.run / "erl_call"
-        cookie, content = home / ".erlang.cookie", self.cookie.reveal().encode()
-        try:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not cookie.exists() or cookie.read_bytes() != content:
-                files.atomic_write(cookie, content, mode=0o400)
-        except OSError as error:
-            raise RunAgentError(
-                f"cannot write {cookie} ({error.strerror}): the run folder must be writable and "
-                "have room; mount a tmpfs there",
-                exit_code=os.EX_IOERR,
-            ) from error
-        return home
 
 
 def _atom(name: str) -> str:

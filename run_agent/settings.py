@@ -4,6 +4,7 @@
 `docs/settings.md` is generated from this table (`make docs`).
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -38,6 +39,24 @@ class ReadyCheck:
 
     def __str__(self) -> str:
         return f"http:{self.path}" if self.kind == "http" else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Startups:
+    """How many may be about to log in at once (sshd_config(5), MaxStartups).
+
+    From `begin` on, `rate` percent of new connections are dropped; at `full` all of them.
+    """
+
+    begin: int
+    rate: int
+    full: int
+
+    def __str__(self) -> str:
+        return f"{self.begin}:{self.rate}:{self.full}"
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _text(value: str) -> str:
@@ -89,6 +108,24 @@ def _port_or_none(value: str) -> int | None:
     return None if value == "none" else _port(value)
 
 
+def _ssh_port(value: str) -> int | None:
+    if value == "auto":
+        return 22 if os.geteuid() == 0 else 2222
+    return _port_or_none(value)
+
+
+def _startups(value: str) -> Startups:
+    match = re.fullmatch(r"(\d+):(\d+):(\d+)", value)
+    startups = Startups(*map(int, match.groups())) if match else Startups(0, 0, 0)
+    if not 0 < startups.begin <= startups.full or not 0 <= startups.rate <= 100:
+        raise ValueError("must be BEGIN:RATE:FULL as in 10:30:100, BEGIN at most FULL")
+    return startups
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",") if part.strip())
+
+
 def _seconds(value: str) -> float:
     try:
         seconds = float(value)
@@ -96,6 +133,13 @@ def _seconds(value: str) -> float:
         seconds = -1.0
     if not 0 <= seconds <= 86_400:
         raise ValueError("must be a number of seconds, 0 to 86400")
+    return seconds
+
+
+def _some_seconds(value: str) -> float:
+    seconds = _seconds(value)
+    if seconds < 1:
+        raise ValueError("must be a number of seconds, 1 to 86400")
     return seconds
 
 
@@ -231,6 +275,99 @@ class Settings:
         "the release's application runs), or `none` (as soon as it has been started). "
         "`exec` defaults to `none`.",
     )
+    ssh_port: int | None = _setting(
+        "SSH_PORT",
+        _ssh_port,
+        "auto",
+        "Where SSH is served, on all addresses; `auto` is 22 as root and 2222 otherwise, `none` "
+        "turns SSH off. Without a source of keys (no controller and no `SSH_KEYS_FILE`) it is off "
+        "as well.",
+    )
+    ssh_host_key: Path | None = _setting(
+        "SSH_HOST_KEY",
+        _folder,
+        None,
+        "The host key's private half, a file (a mounted secret). Default: an ed25519 key, made "
+        "once and kept on the volume.",
+    )
+    ssh_keys_file: Path | None = _setting(
+        "SSH_KEYS_FILE",
+        _folder,
+        None,
+        "Take the SSH keys from this file (authorized_keys form) instead of from the controller: "
+        "for a replica that has none.",
+    )
+    ssh_keys_seconds: float = _setting(
+        "SSH_KEYS_SECONDS",
+        _some_seconds,
+        "60",
+        "How often the SSH keys are fetched, give or take a tenth, so that replicas do not ask "
+        "all at once. A key that was removed loses its sessions at the next fetch.",
+    )
+    ssh_idle_seconds: float = _setting(
+        "SSH_IDLE_SECONDS",
+        _seconds,
+        "60",
+        "How long the SSH daemon stays without a connection; then it ends and its memory goes "
+        "back.",
+    )
+    ssh_max_startups: Startups = _setting(
+        "SSH_MAX_STARTUPS",
+        _startups,
+        "10:30:100",
+        "`BEGIN:RATE:FULL`: with BEGIN connections that have not logged in, RATE percent of new "
+        "ones are dropped, rising to all at FULL. OpenSSH's own default.",
+    )
+    ssh_max_attempts: int = _setting(
+        "SSH_MAX_ATTEMPTS",
+        _count,
+        "6",
+        "How many keys a connection may try; then it is closed. OpenSSH's default.",
+    )
+    ssh_max_sessions: int = _setting(
+        "SSH_MAX_SESSIONS",
+        _count,
+        "20",
+        "How many sessions a connection may have at once: enough for tools that multiplex.",
+    )
+    ssh_login_grace_seconds: float = _setting(
+        "SSH_LOGIN_GRACE_SECONDS",
+        _some_seconds,
+        "60",
+        "How long a connection may take to log in.",
+    )
+    ssh_keepalive_seconds: float = _setting(
+        "SSH_KEEPALIVE_SECONDS",
+        _seconds,
+        "15",
+        "How often a silent client is asked for a sign of life; 0 never asks.",
+    )
+    ssh_keepalive_misses: int = _setting(
+        "SSH_KEEPALIVE_MISSES",
+        _count,
+        "3",
+        "After so many unanswered questions the client counts as gone.",
+    )
+    ssh_penalty_seconds: float = _setting(
+        "SSH_PENALTY_SECONDS",
+        _seconds,
+        "5",
+        "What a failed login adds to its source's penalty. Above 15 s the source is refused until "
+        "the penalty has passed; a login with a right key ends it. 0 turns penalties off.",
+    )
+    ssh_penalty_max_seconds: float = _setting(
+        "SSH_PENALTY_MAX_SECONDS",
+        _seconds,
+        "600",
+        "The longest penalty.",
+    )
+    ssh_penalty_exempt: tuple[Network, ...] = _setting(
+        "SSH_PENALTY_EXEMPT",
+        _networks,
+        "",
+        "Networks whose addresses get no penalty, as in `10.0.0.0/8,fd00::/8`: for a proxy that "
+        "many people share.",
+    )
     drain_seconds: float = _setting(
         "DRAIN_SECONDS",
         _seconds,
@@ -284,6 +421,11 @@ class Settings:
     def layout(self) -> Layout:
         """The paths below `root`."""
         return Layout(self.root)
+
+    def serves_ssh(self, *, has_controller: bool) -> bool:
+        """Whether SSH is on: wanted, and somebody tells who may log in."""
+        follows = has_controller and self.controller_url != NO_CONTROLLER
+        return self.ssh_port is not None and (follows or self.ssh_keys_file is not None)
 
     @property
     def follows_http_controller(self) -> bool:

@@ -1,23 +1,26 @@
 """`run-agent shell [-- CMD…]`."""
 
 import os
-import signal
 from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import NoReturn
 
-from entrypoint import launch
+import run_agent
 from entrypoint.parser import Parser, split_at_dashes
-from run_agent.errors import RunAgentError
-from run_agent.settings import layout_of
+from entrypoint.session import BASH, Session, become, open_session
 
 EXAMPLES = """\
 examples:
-  run-agent shell                    an interactive bash
+  run-agent shell                    an interactive bash; it reads what an SSH session's does
   run-agent shell -- env             what the release sees
   run-agent shell -- bin/hello pid
+  run-agent shell -- 'ls | wc -l'    a line for bash
 
 It ends with CMD's own exit code; 126 and 127 are the shell's: not executable, not found.
 """
+
+START_UP = Path(run_agent.__file__).parent / "ssh" / "daemon" / "sessions" / "shell" / "bashrc"
+"""What bash reads in an SSH session as well."""
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
@@ -31,17 +34,24 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> NoReturn:
     parser.usage = "run-agent shell [-h] [-- CMD…]"
     ours, command = split_at_dashes(arguments)
     parser.parse_args(ours)
-    saved = launch.load(layout_of(environ))
-    argv = command or ("bash", "-i")
-    try:
-        os.chdir(saved.cwd)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)  # Python ignores them, and that is inherited
-        os.execvpe(argv[0], argv, dict(saved.env))
-    except OSError as error:
-        code = 127 if isinstance(error, FileNotFoundError) else 126
-        raise RunAgentError(
-            f"cannot run {argv[0]} in {saved.cwd} ({error.strerror}); "
-            "is it on the release's PATH? see `run-agent shell -- env`",
-            exit_code=code,
-        ) from error
+    session = open_session(environ)
+    if not command:
+        _become_shell(session)
+    if PurePath(command[0]).parts[-2:] == ("bin", session.env.get("GIGALIXIR_APP_NAME")):
+        _take_turns(session, command)
+    become(session.argv_of(command), session)
+
+
+def _become_shell(session: Session) -> NoReturn:
+    if not os.isatty(0):
+        become((BASH,), session)
+    named = session.with_env({"PWD": str(session.cwd)})  # or bash would show where its links lead
+    become((BASH, "--rcfile", str(START_UP), "-i"), named)
+
+
+def _take_turns(session: Session, command: tuple[str, ...]) -> None:
+    """Let the release's script finish another call first, as `gigalixir ps:distillery` needs it."""
+    from entrypoint import running  # noqa: PLC0415 - most shells do without, and start sooner
+
+    if (here := running.find_any(session)) is not None:
+        here.take_turns(command[1:])

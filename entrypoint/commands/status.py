@@ -45,6 +45,7 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         "slug": status["digest"] and status["digest"][:12],
         "process": _process(status),
         "agent": f"pid {status['agent_pid']}",
+        "ssh": status["ssh"] and _ssh(status["ssh"]),
     }
     for name, value in rows.items():
         if value:
@@ -69,6 +70,14 @@ def _process(status: Mapping[str, Any]) -> str:
     code = status["release_exit_code"]
     ended = f", last exit code {code}" if code is not None else ""
     return f"{status['release_state']}{ended}"
+
+
+def _ssh(ssh: Mapping[str, Any]) -> str:
+    keys, door = ssh["keys"], ssh["door"]
+    age = "never fetched" if keys["fetched_at"] is None else f"fetched {keys['age_seconds']} s ago"
+    trouble = f"; {keys['problem']}" if keys["problem"] else ""
+    refused = f"; {door['penalised']} sources refused for now" if door["penalised"] else ""
+    return f"{door['logged_in']} logged in; {keys['keys']} keys, {age}{trouble}{refused}"
 
 
 def _join(*words: str | None) -> str:

@@ -1,5 +1,6 @@
 """The agent as PID 1 sees it: a child that may die, and the socket pair that leads to it."""
 
+import json
 import os
 import random
 import signal
@@ -31,16 +32,17 @@ class Agent:
     def __init__(
         self,
         log: Log,
-        arguments: list[str],
+        orders: str,
         *,
         control: socket.socket,
+        ssh: list[socket.socket],
         connected: Callable[[socket.socket], None],
         disconnected: Callable[[socket.socket], None],
     ) -> None:
         self.pid: int | None = None
         self.restart_at: float | None = None
         self.ready = False
-        self._log, self._arguments, self._control = log, arguments, control
+        self._log, self._orders, self._control, self._ssh = log, orders, control, ssh
         self._connected, self._disconnected = connected, disconnected
         self._link: socket.socket | None = None
         self._decoder = wire.Decoder()
@@ -65,11 +67,13 @@ class Agent:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
+            link, control = theirs.fileno(), self._control.fileno()
+            ssh = [listener.fileno() for listener in self._ssh]
+            sockets = json.dumps({"link": link, "control": control, "ssh": ssh})
             self.pid = children.spawn(
-                [sys.executable, "-I", "-m", "entrypoint.agent", str(theirs.fileno()),
-                 str(self._control.fileno()), *self._arguments],
+                [sys.executable, "-I", "-m", "entrypoint.agent", sockets, self._orders],
                 env=os.environ,
-                keep=(theirs.fileno(), self._control.fileno()),
+                keep=(link, control, *ssh),
                 redirect={0: self._devnull, 1: 2},  # stdout is the app's
                 oom_score_adj=OOM_SCORE_ADJ,
                 session=True,

@@ -1,13 +1,17 @@
 """Starting, reaping and ending child processes. Signals only what is provably ours."""
 
+import fcntl
 import os
 import signal
 import sys
+import termios
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphans below us become our children, as they do of PID 1."""
+
+KILL_ROUNDS = 10
 
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
 """The shell's exit codes (POSIX 2.8.2) for a program that cannot be executed or is missing."""
@@ -24,7 +28,7 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def spawn(
+def spawn(  # noqa: PLR0913 - what a start may want; all but two have defaults
     argv: list[str],
     *,
     env: Mapping[str, str],
@@ -34,19 +38,23 @@ def spawn(
     oom_score_adj: int = 0,
     terminal: bool = False,
     session: bool = False,
+    files: tuple[int, int] | None = None,
 ) -> int:
     """Fork and execute `argv` in a process group (or session) of its own; return its pid.
 
-    `keep` are descriptors it inherits, `redirect` maps its descriptors to ours, `terminal` makes
-    its group the terminal's foreground. What fails after the fork is told on stderr by the child,
-    which ends with 127 (not found) or 126.
+    `keep` are descriptors it inherits, `redirect` maps its descriptors to ours. `terminal` makes
+    its group the foreground of the terminal that it shares with us; together with `session`, the
+    terminal at its descriptor 0 becomes its own. `files` are its limits of open files, soft and
+    hard, in the place of ours. What fails after the fork is told on stderr by the child, which
+    ends with 127 (not found) or 126.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
             os.setsid() if session else os.setpgid(0, 0)
-            _become(argv, env, cwd, keep, redirect or {}, oom_score_adj, terminal=terminal)
+            _become(argv, env, cwd, keep, redirect or {}, oom_score_adj,
+                    terminal=terminal, session=session, files=files)  # fmt: skip
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     if not session:
@@ -57,7 +65,7 @@ def spawn(
     return pid
 
 
-def _become(
+def _become(  # noqa: PLR0913 - as above
     argv: list[str],
     env: Mapping[str, str],
     cwd: str | None,
@@ -66,19 +74,25 @@ def _become(
     oom_score_adj: int,
     *,
     terminal: bool,
+    session: bool,
+    files: tuple[int, int] | None,
 ) -> None:
     """Turn the forked child into `argv`. Never returns."""
     try:
-        if terminal:
+        if terminal and not session:
             os.tcsetpgrp(0, os.getpid())  # SIGTTOU is blocked here
         if oom_score_adj:
             _set_oom_score(oom_score_adj)
         for target, source in redirect.items():
             os.dup2(source, target)
+        if terminal and session:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         for descriptor in keep:
             os.set_inheritable(descriptor, True)
         if cwd is not None:
             os.chdir(cwd)
+        if files is not None:
+            _limit_files(files)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -90,6 +104,12 @@ def _become(
         os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE)
     finally:
         os._exit(CANNOT_EXECUTE)
+
+
+def _limit_files(limits: tuple[int, int]) -> None:
+    import resource  # noqa: PLC0415 - PID 1 starts nothing with limits, and so never loads it
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def _set_oom_score(adjustment: int) -> None:
@@ -154,6 +174,25 @@ def kill_session(leader: int) -> None:
             _signal_if(lambda pid: _stat(pid).session == leader, pid, signal.SIGKILL)
 
 
+def kill_marked(mark: str) -> None:
+    """Kill every process in whose environment a variable begins with `mark`, but no epmd.
+
+    The release may be registered in that one, whoever happened to start it. Looks again: what is
+    killed may just have started another one. Not for ever: what hangs in the kernel does not die.
+    """
+    wanted = b"\0" + mark.encode()
+
+    def is_marked(pid: int) -> bool:
+        return wanted in b"\0" + _environ(pid) and not _is_epmd(pid)
+
+    for _ in range(KILL_ROUNDS):
+        marked = [pid for pid in _processes() if is_marked(pid)]
+        for pid in marked:
+            _signal_if(is_marked, pid, signal.SIGKILL)
+        if not marked:
+            return
+
+
 def signal_group(group: int, number: int) -> bool:
     """Signal a process group that holds a child of ours; return whether there was one.
 
@@ -202,6 +241,22 @@ def _descends_from_us(pid: int) -> bool:
 
 def _processes() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+
+
+def _is_epmd(pid: int) -> bool:
+    try:
+        program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    except OSError:
+        return False
+    return os.path.basename(program) == "epmd"
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""  # gone, or not ours
 
 
 _Stat = namedtuple("_Stat", "parent group session")  # noqa: PYI024 - typing is not for PID 1

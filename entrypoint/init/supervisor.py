@@ -13,6 +13,8 @@ from entrypoint.init.agent import Agent
 from entrypoint.init.log import Log
 from entrypoint.init.marker import Marker
 from entrypoint.init.release import Release
+from entrypoint.init.sockets import CannotStartError, listen_ssh, listen_unix
+from entrypoint.init.sshd import Sshd
 from entrypoint.init.stop import StopClock
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -39,14 +41,6 @@ def main(argv: list[str]) -> int:
     except CannotStartError as error:
         log.error(str(error))
         return error.exit_code
-
-
-class CannotStartError(Exception):
-    """PID 1 cannot open what it needs; the code is that of sysexits(3)."""
-
-    def __init__(self, message: str, exit_code: int = os.EX_OSERR) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class Signals:
@@ -89,10 +83,13 @@ class Supervisor:
         self._marker = Marker(volume, log)
         self._release = Release(log, restart_on_failure=options["restart"] == "on-failure")
         self._probes = self._open_probes(options["health_port"])
+        ssh = listen_ssh(int(str(options["ssh_port"]))) if options["ssh_port"] else []
+        self._sshd = self._open_sshd(run, str(options["orders"])) if ssh else None
         self._agent = Agent(
             log,
-            [str(argument) for argument in options["agent"]],  # type: ignore[attr-defined]
-            control=_listen_control(run),
+            str(options["orders"]),
+            control=listen_unix(run, "control.sock", socket.SOCK_STREAM),
+            ssh=ssh,
             connected=self._watch,
             disconnected=self._unwatch,
         )
@@ -144,6 +141,8 @@ class Supervisor:
                 self._finish(code)  # it ended by itself, and says with which code we do
             else:
                 self._agent.plan_restart(f"agent ended with exit code {code}")
+        elif self._sshd is not None and pid == self._sshd.pid:
+            self._sshd.ended(code, stopping=self._is_sweeping())
 
     def _on_messages(self) -> None:
         for message in self._agent.receive():
@@ -166,6 +165,8 @@ class Supervisor:
     def _tick(self, now: float) -> None:
         if self._probes:
             self._probes.expire(now)
+        if self._sshd and _due(self._sshd.watch_at, now):
+            self._sshd.watch()
         if self._release.settle(now, stopping=self._stop is not None):
             self._agent.tell({"release": self._release.describe()})
             if self._release.state == release.ENDED:
@@ -208,6 +209,8 @@ class Supervisor:
         self._code, now = code, time.monotonic()
         self._stop = self._stop or StopClock(now, drain=0, grace=self._grace_seconds)
         self._stop.sweep(now)
+        if self._sshd:
+            self._sshd.close()
         children.signal_all(signal.SIGTERM)
 
     def _is_over(self) -> bool:
@@ -228,6 +231,7 @@ class Supervisor:
                 "memo": self._memo,
                 "verdict": self._verdict,
                 "draining": self._draining,
+                "sshd": self._sshd is not None and self._sshd.pid is not None,
                 "up_seconds": time.monotonic() - self._started,
             }
         }
@@ -262,6 +266,7 @@ class Supervisor:
     def _timeout(self) -> float | None:
         now = time.monotonic()
         times = [self._probes.next_deadline()] if self._probes else []
+        times += [self._sshd.watch_at] if self._sshd else []
         if self._stop is None:
             times += [self._agent.restart_at, self._agent.hangs_at(), self._release.restart_at]
         else:
@@ -282,6 +287,10 @@ class Supervisor:
             children.adopt_orphans()
         except OSError as error:
             self._log.warning(f"cannot adopt orphans ({error}): what daemonises may be left behind")
+
+    def _open_sshd(self, run: str, orders: str) -> Sshd:
+        listener = listen_unix(run, "sshd.sock", socket.SOCK_SEQPACKET)
+        return Sshd(self._log, self._selector, listener, orders)
 
     def _open_probes(self, port: object) -> probes.Probes | None:
         if port is None:
@@ -320,25 +329,6 @@ def _lock(run: str, volume: str) -> int:
         except OSError:
             pass  # there was no earlier run; if it stays, the next start overwrites it
     return lock
-
-
-def _listen_control(run: str) -> socket.socket:
-    """Open the control socket, mode 0600; through /proc, as its path may exceed 108 bytes."""
-    folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    path = f"/proc/self/fd/{folder}/control.sock"
-    control = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        if os.path.lexists(path):
-            os.unlink(path)
-        control.bind(path)
-        control.listen(socket.SOMAXCONN)  # verbs wait there while no agent runs
-    except OSError as error:
-        raise CannotStartError(f"cannot open {run}/control.sock ({error.strerror})") from error
-    finally:
-        os.umask(before)
-        os.close(folder)
-    return control
 
 
 def _due(at: float | None, now: float) -> bool:

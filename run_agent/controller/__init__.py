@@ -34,7 +34,7 @@ class Controller(Protocol):
         """Return the deploy that is to run."""
 
     def ssh_keys(self, patience: float) -> SshKeys:
-        """Return the keys that may log in."""
+        """Return the keys that may log in; asked once, for it is asked again in a minute."""
 
     def host_index(self, hostname: str, patience: float) -> str | None:
         """Return the `HOST_INDEX` of this replica; none where the controller assigns none."""

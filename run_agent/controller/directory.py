@@ -29,7 +29,7 @@ class DirectoryController:
         """Return the deploy of `release.json`: the `data` object, wrapped in `data` or not."""
         path = self._folder / "release.json"
         try:
-            found = parse.loads(_read(path))
+            found = parse.loads(read(path))
         except FileNotFoundError:
             raise UnavailableError(
                 f"cannot read {path} (no such file); put it there, or check CONTROLLER_URL"
@@ -50,7 +50,7 @@ class DirectoryController:
         """
         path = self._folder / "ssh_keys"
         try:
-            return SshKeys(parse.lines(_read(path).decode()))
+            return SshKeys(parse.lines(read(path).decode()))
         except FileNotFoundError:
             if self._folder.is_dir():
                 return SshKeys(())
@@ -70,7 +70,7 @@ class DirectoryController:
         """Return none: a folder knows no migrations."""
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
     """Read a small file; raises `FileNotFoundError`, or `UnavailableError` for anything else."""
     try:
         # Without O_NONBLOCK the open of a FIFO waits for a writer that may never come.

@@ -5,6 +5,7 @@ that came with an `ETag`. Must not open connections (`exchange`), time retries (
 judge the content (`parse`).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -55,13 +56,19 @@ class HttpController:
 
     def current_deploy(self, patience: float) -> Deploy:
         """Ask for the current deploy; an answer that did not change is not sent again."""
-        answer, _ = self._poll("/releases/current", patience)
-        return parse.deploy(self._read(answer, lambda found: found), _source(answer))
+        source = f"the answer of the controller at {exchange.shown(self._base)}/releases/current"
+        deploy, _ = self._poll(
+            "/releases/current", lambda found: parse.deploy(found, source), patience
+        )
+        return deploy
 
     def ssh_keys(self, patience: float) -> SshKeys:
-        """Ask for the keys; an answer that did not change is not sent again."""
-        answer, changed = self._poll("/ssh_keys", patience)
-        return SshKeys(self._read(answer, parse.ssh_keys), changed)
+        """Ask for the keys once; an answer that did not change is not sent again.
+
+        Whoever keeps them asks again in a minute: retries would only be logged each time.
+        """
+        lines, changed = self._poll("/ssh_keys", parse.ssh_keys, patience, tries=1)
+        return SshKeys(lines, changed)
 
     def host_index(self, hostname: str, patience: float) -> str | None:
         """Have the controller assign an index; none where it answers 404."""
@@ -74,17 +81,27 @@ class HttpController:
         answer = self._ask(f"/releases/migrate-command?{query}", patience)
         return None if answer.status == NOT_FOUND else self._read(answer, parse.expression)
 
-    def _poll(self, path: str, seconds: float) -> tuple[Answer, bool]:
-        """Return the answer, and whether it differs from the last one at `path`."""
+    def _poll(
+        self, path: str, judge: Callable[[object], T], seconds: float, tries: float = math.inf
+    ) -> tuple[T, bool]:
+        """Return what is at `path`, and whether it differs from the last answer there."""
         last = self._last.get(path)
-        answer = self._ask(path, seconds, {"If-None-Match": last.headers["ETag"]} if last else {})
+        known = {"If-None-Match": last.headers["ETag"]} if last else {}
+        answer = self._ask(path, seconds, known, tries)
         if last and answer.status == NOT_MODIFIED:
-            return last, False
+            return self._read(last, judge), False
+        found = self._read(answer, judge)
         if answer.status == OK and "ETag" in answer.headers:
-            self._last[path] = answer
-        return answer, True
+            self._last[path] = answer  # what cannot be used must be sent again
+        return found, True
 
-    def _ask(self, path: str, seconds: float, headers: Mapping[str, str] | None = None) -> Answer:
+    def _ask(
+        self,
+        path: str,
+        seconds: float,
+        headers: Mapping[str, str] | None = None,
+        tries: float = math.inf,
+    ) -> Answer:
         # The environment gives bytes that are not UTF-8 as surrogates; they go out as they came.
         user, key = (
             text.encode("utf-8", "surrogateescape") for text in (self._app, self._key.reveal())
@@ -100,7 +117,7 @@ class HttpController:
             _raise_if_passing(answer)
             return answer
 
-        return patience.persist(attempt, patience=seconds, pace=self._pace)
+        return patience.persist(attempt, patience=seconds, tries=tries, pace=self._pace)
 
     def _read(self, answer: Answer, judge: Callable[[object], T]) -> T:
         """Judge the `data` of an answer; raises `DeniedError` or `UnavailableError`."""

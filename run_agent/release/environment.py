@@ -5,22 +5,19 @@ the folder on the PATH. Who runs beside the release takes the environment that w
 not build another one.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from run_agent import files
 from run_agent.errors import RunAgentError
 from run_agent.model import Deploy, Layout
 from run_agent.release import Release, locales, profile_d, start, vm_args
 from run_agent.release.identity import Identity
+from run_agent.session_path import DEFAULT_PATH
 from run_agent.settings import OWN_NAMES, Settings
 
 MAX_BYTES = 128 << 10
 """What Linux takes as one string of an environment: name, equals sign, value, NUL (execve(2))."""
-
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where the container sets none: Debian's."""
 
 NOT_PASSED_ON = OWN_NAMES | {"LC_CTYPE"}
 """Python sets LC_CTYPE in its own environment where the container has no locale (PEP 538); the
@@ -48,7 +45,7 @@ async def build(
     a run folder that cannot be written.
     """
     layout = settings.layout
-    with _writing(layout):
+    with files.writing_run_folder(layout.run):
         _link_epmd(layout, release)
     env = {name: value for name, value in environ.items() if name not in NOT_PASSED_ON}
     env |= _ours(env, settings, identity, release)
@@ -102,7 +99,7 @@ def _vm_args(
     wanted = env.get(DEFAULT_VM_ARGS, "").lower() == "true"
     if release.tool is None or not release.tool.takes_vm_args or not wanted:
         return {}
-    with _writing(settings.layout):
+    with files.writing_run_folder(settings.layout.run):
         vm_args.write(settings.layout, identity, dist_port=settings.dist_port)
     return {"VMARGS_PATH": str(settings.layout.vm_args)}
 
@@ -122,18 +119,6 @@ def _path(env: Mapping[str, str], layout: Layout) -> str:
     path = env.get("PATH") or DEFAULT_PATH
     ours = str(layout.bin)
     return path if ours in path.split(":") else f"{ours}:{path}"
-
-
-@contextlib.contextmanager
-def _writing(layout: Layout) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunAgentError(
-            f"cannot write {error.filename} ({error.strerror}): the run folder {layout.run} must "
-            "be writable and have room; mount a tmpfs there",
-            exit_code=os.EX_IOERR,
-        ) from error
 
 
 def _refuse_impossible(env: Mapping[str, str]) -> None:

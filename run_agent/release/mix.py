@@ -3,14 +3,30 @@
 The script reads RELEASE_NODE, RELEASE_COOKIE and RELEASE_DISTRIBUTION, and knows no VMARGS_PATH.
 """
 
-from run_agent.release.tool import Tool, in_elixir
+from run_agent.release.tool import Tool, in_elixir, inspected
 
 MARKS = ("releases/{version}/env.sh", "releases/{version}/elixir")
 """Files that every such release has, and no other."""
+
+COMMANDS = {
+    "start", "start_iex", "daemon", "daemon_iex", "eval", "rpc", "remote", "restart", "stop",
+    "pid", "version",
+}  # fmt: skip
 
 
 def _evaluate(erlang: str) -> tuple[str, ...]:
     return ("rpc", f"({in_elixir(erlang)}) |> IO.puts()")  # it prints nothing of its own accord
 
 
-TOOL = Tool(start="start", evaluate=_evaluate, takes_vm_args=False)
+def _show(elixir: str) -> tuple[str, ...]:
+    return ("rpc", inspected(elixir))
+
+
+TOOL = Tool(
+    start="start",
+    evaluate=_evaluate,
+    takes_vm_args=False,
+    console="remote",
+    show=_show,
+    commands=frozenset(COMMANDS),
+)

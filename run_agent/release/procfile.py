@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from run_agent.release.tool import inspected
+
 SHELL = "/bin/bash"
 """Not from the PATH, which belongs to the user's configuration."""
 
@@ -25,3 +27,21 @@ def web(tree: Path) -> str | None:
 def argv(line: str) -> tuple[str, ...]:
     """Return what runs a Procfile's `line`: a shell, which expands $PORT from the environment."""
     return (SHELL, "-c", line)
+
+
+def console(node: str, own: str) -> tuple[str, ...]:
+    """Return what opens a console on `node` from a hidden node named `own`, without a release.
+
+    The cookie comes from the home folder (`run_agent.erl_home`).
+    """
+    return ("iex", *_hidden(own), "--remsh", node)
+
+
+def show(node: str, own: str, elixir: str) -> tuple[str, ...]:
+    """Return what evaluates Elixir on `node` and prints the value; the rest as for a console."""
+    return ("elixir", *_hidden(own), "--rpc-eval", node, inspected(elixir))
+
+
+def _hidden(name: str) -> tuple[str, ...]:
+    """Name a node that no other one sees, neither directly nor through epmd (OTP 23 and later)."""
+    return ("--hidden", "--name", name, "--erl", "-dist_listen false")

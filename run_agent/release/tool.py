@@ -1,11 +1,16 @@
-"""What the agent asks of a release tool: how it starts a release and how it reaches the node.
+"""What we ask of a release tool: how it starts a release and how it reaches the node.
 
 Owns the terms only; one module per tool fills them in. Nothing here is run.
 """
 
 import base64
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _nothing_added(_tree: Path, _name: str, _version: str | None) -> Iterable[str]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,25 @@ class Tool:
     takes_vm_args: bool
     """Whether `VMARGS_PATH` and `REPLACE_OS_VARS` mean something to it."""
 
+    console: str
+    """The command that opens a console on the running node."""
+
+    show: Callable[[str], tuple[str, ...]]
+    """A person's expression, in the language that the tool takes → arguments that evaluate it on
+    the running node and print the result. The exit code tells whether it could be evaluated."""
+
+    show_env: Mapping[str, str] = field(default_factory=dict)
+    """Variables that `show` needs besides the release's environment."""
+
+    commands: frozenset[str] = frozenset()
+    """The commands of every such script."""
+
+    added: Callable[[Path, str, str | None], Iterable[str]] = _nothing_added
+    """The release's tree, name and version → commands that its builder has added."""
+
+    alone: frozenset[str] = frozenset()
+    """Commands that end by themselves and of which two at once disturb each other."""
+
 
 def in_elixir(erlang: str) -> str:
     """Return an Elixir expression whose value is that of the Erlang expressions.
@@ -38,3 +62,11 @@ def in_elixir(erlang: str) -> str:
         "{:value, value, _} = :erl_eval.exprs(forms, []); "
         "List.to_string(value)"
     )
+
+
+def inspected(elixir: str) -> str:
+    """Return Elixir that prints the value of an expression as Distillery 2's `rpc` does.
+
+    So with `IO.inspect`: a list longer than 50 items is cut. A comment may end the expression.
+    """
+    return f"IO.inspect(({elixir}\n))"

@@ -53,7 +53,10 @@ def parsed(raw: bytes) -> dict[str, str]:
 
 
 def shell_environ(replica) -> dict[str, str]:
-    return parsed(replica.verb("shell", "--", "env", "-0", text=False).stdout)
+    """Return what a command sees: the release's environment, with the release's bin at hand."""
+    seen = parsed(replica.verb("shell", "--", "env", "-0", text=False).stdout)
+    assert seen["PATH"].endswith(f":{replica.root}/app/bin")
+    return seen | {"PATH": seen["PATH"].removesuffix(f":{replica.root}/app/bin")}
 
 
 def test_the_release_sees_these_variables_and_no_others(boot):

@@ -46,4 +46,15 @@ def test_pid_1_holds_nothing_costly(pid_1):
 
 
 def test_the_resident_agent_holds_nothing_heavy():
-    assert not _loaded("entrypoint.agent") & HEAVY
+    assert not _loaded("entrypoint.agent", "entrypoint.ssh") & HEAVY
+
+
+def test_the_program_for_files_holds_the_standard_library_only():
+    held = _loaded("run_agent.ssh.files.__main__", flags=("-S",))
+    assert held - sys.stdlib_module_names <= {"run_agent"}
+    assert not held & {"asyncio", "logging"}  # it starts for every transfer
+
+
+@pytest.mark.parametrize("verb", ["shell", "run", "remote_console", "observer"])
+def test_a_verb_starts_without_what_only_the_agent_needs(verb):
+    assert not _loaded(f"entrypoint.commands.{verb}") & (HEAVY | {"asyncio", "requests"})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.replica import signals_in, status_of
+from support.wait import until
 
 SEEN = """
 import json, os, sys
@@ -101,7 +102,13 @@ def test_a_container_without_some_of_the_three_streams_runs_as_well(boot, closed
     wrapper = ("bash", "-c", f'exec "$@" {closed}', "bash")
     replica = boot("sleep", "600", wrapper=wrapper).until_ready()
     release = replica.outside(replica.get("/readyz").body["release_pid"])
+    # until it has become the program, the child has what PID 1 has
+    until(lambda: _program(release) == "sleep", "the release to be executed")
     targets = {fd.name: str(fd.readlink()) for fd in Path(f"/proc/{release}/fd").iterdir()}
     assert targets.keys() == {"0", "1", "2"}
     assert not any(target.startswith(("pipe:", "socket:")) for target in targets.values())
     assert replica.term().wait() == 143
+
+
+def _program(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()

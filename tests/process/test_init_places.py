@@ -106,7 +106,10 @@ def test_nothing_outside_the_root_is_written(boot, tmp_path):
     replica = boot("sleep", "600").until_ready()
     ours = {replica.root / "run", replica.root / "var", replica.out, replica.err}
     assert set(replica.root.iterdir()) == ours
-    for file in (replica.root / "run/run-agent").iterdir():
+    run = replica.root / "run/run-agent"
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    for file in set(run.iterdir()) - {run / "bin"}:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    assert {file.name for file in (run / "bin").iterdir()} == {"run-agent", "gigalixir_run"}
     assert replica.term().wait() == 143
     assert list((replica.root / "var/lib/run-agent").iterdir()) == []

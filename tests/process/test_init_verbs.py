@@ -76,7 +76,8 @@ def test_shell_has_the_releases_environment_and_folder(boot):
     replica = boot("sleep", "600", settings=odd).until_ready()
     raw = (Path(f"/proc/{replica.release_pid}/environ")).read_bytes().rstrip(b"\0").split(b"\0")
     asked = replica.verb("shell", "--", "env", "-0", text=False, env=environment(replica.root))
-    assert sorted(asked.stdout.rstrip(b"\0").split(b"\0")) == sorted(raw)
+    seen = [line for line in asked.stdout.rstrip(b"\0").split(b"\0") if line[:5] != b"PATH="]
+    assert sorted(seen) == sorted(line for line in raw if line[:5] != b"PATH=")
     assert replica.verb("shell", "--", "pwd", cwd="/").stdout == f"{replica.root}\n"
 
 
@@ -95,7 +96,7 @@ def test_shell_ends_with_the_code_of_its_command(shared, command, code):
     assert asked.returncode == code
     assert asked.stdout == ""
     if code in {126, 127}:
-        assert asked.stderr.startswith(f"run-agent: cannot run {command[0]} in {shared.root} (")
+        assert f"{command[0]}: " in asked.stderr
 
 
 def test_shell_passes_streams_through(shared):

@@ -231,10 +231,11 @@ class Replica:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return a container's environment with few variables, and no drain."""
+    """Return a container's environment with few variables, no SSH and no drain."""
     return {
         "PATH": os.environ["PATH"],
         "RUN_AGENT_ROOT": str(root),
+        "SSH_PORT": "none",
         "DRAIN_SECONDS": "0",
         "GRACE_SECONDS": "20",
     }

@@ -18,7 +18,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 DOORS = {
     "reads the environment": (
         {"os.environ", "os.environb", "os.getenv", "os.getenvb"},
-        {"entrypoint/agent.py", "entrypoint/cli.py", "entrypoint/init"},
+        {"entrypoint/agent.py", "entrypoint/cli.py", "entrypoint/init", "entrypoint/sshd.py"},
     ),
     "starts a process": (
         {
@@ -40,20 +40,22 @@ DOORS = {
     "prints": ({"print", "input"}, {"entrypoint/cli.py", "entrypoint/commands"}),
     "exits": (
         {"SystemExit", "exit", "os._exit", "quit", "sys.exit"},
-        # Besides those that speak to a person, the programs: PID 1, the agent, the worker.
+        # Besides those that speak to a person, the programs: PID 1, agent, sshd, workers.
         {
             "entrypoint/agent.py",
             "entrypoint/cli.py",
             "entrypoint/commands",
             "entrypoint/init",
+            "entrypoint/sshd.py",
             "run_agent/slug/worker.py",
+            "run_agent/ssh/files/__main__.py",
         },
     ),
     "speaks HTTP": (
         {"aiohttp", "http.client", "requests", "urllib.request", "urllib3"},
         {"run_agent/controller", "run_agent/storage"},
     ),
-    "holds the SSH library": ({"asyncssh"}, {"run_agent/ssh"}),
+    "holds the SSH library": ({"asyncssh"}, {"run_agent/ssh/daemon"}),
     "holds Google's library": ({"google"}, {"run_agent/storage"}),
     "holds the Kubernetes library": ({"kubernetes"}, {"run_agent/cluster"}),
 }

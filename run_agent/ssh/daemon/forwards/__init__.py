@@ -1,0 +1,1 @@
+"""Forwards (`-L`, `-D`): where one may lead, and the bytes on their way."""

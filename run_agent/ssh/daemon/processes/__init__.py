@@ -1,0 +1,1 @@
+"""The processes of sessions: started, reaped, attributed, and ended to the last one."""

@@ -1,0 +1,1 @@
+"""A session: one channel with a child process, its terminal or its pipes, and its environment."""
