@@ -101,7 +101,10 @@ def test_the_kernel_is_to_take_the_agent_before_the_release(boot):
 def test_a_container_without_some_of_the_three_streams_runs_as_well(boot, closed):
     wrapper = ("bash", "-c", f'exec "$@" {closed}', "bash")
     replica = boot("sleep", "600", wrapper=wrapper).until_ready()
-    release = replica.outside(replica.get("/readyz").body["release_pid"])
+    started = replica.get("/readyz").body["release_pid"]
+    release = until(
+        lambda: replica.outside(started), "the release, which shows nothing in its exec"
+    )
     # until it has become the program, the child has what PID 1 has
     until(lambda: _program(release) == "sleep", "the release to be executed")
     targets = {fd.name: str(fd.readlink()) for fd in Path(f"/proc/{release}/fd").iterdir()}

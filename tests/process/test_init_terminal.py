@@ -110,6 +110,9 @@ def test_a_job_in_the_background_does_not_take_the_terminal(start, terminal):
 
 def groups_of(replica):
     """Return the release's process group, and the one in the foreground of its terminal."""
-    release = replica.outside(replica.get("/readyz").body["release_pid"])
+    started = replica.get("/readyz").body["release_pid"]
+    release = until(
+        lambda: replica.outside(started), "the release, which shows nothing in its exec"
+    )
     stat = Path(f"/proc/{release}/stat").read_text().rpartition(")")[2].split()
     return int(stat[2]), int(stat[5])
