@@ -40,6 +40,7 @@ check: .venv/ready ## formatting, lint, types, layers, locks, generated docs
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy bench/upgrade.py
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pip check
 	$(BIN)/pytest --quiet tests/unit

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from entrypoint import boot, control, programs
+from entrypoint.control import Answer
 from entrypoint.link import Link
 from entrypoint.orders import INIT, Orders
 from entrypoint.replica import Replica
@@ -25,7 +26,11 @@ from run_agent.errors import RunAgentError
 HEARTBEAT_SECONDS = 10.0
 """How often PID 1 hears of us; it kills an agent that it has not heard of for 45 s."""
 
+CHANGES = ("upgrade", "downgrade", "releases", "migrate", "reconfigure")
+"""The verbs of `entrypoint.changes`."""
+
 if TYPE_CHECKING:
+    from entrypoint.changes import Changes
     from entrypoint.ssh import Ssh
 
 log = logging.getLogger("agent")
@@ -34,7 +39,7 @@ log = logging.getLogger("agent")
 def main(argv: list[str]) -> int:
     """Run the agent: `argv` holds the sockets that PID 1 opened, by descriptor, and the orders."""
     sockets, orders = json.loads(argv[1]), Orders.from_argument(argv[2])
-    options = settings.load(os.environ, app=orders.app, needs_controller=orders.verb == INIT)
+    options = settings.load(os.environ, app=orders.app, needs_controller=orders.asks_controller)
     context = logs.configure(options.log_format)
     agent = Agent(orders, options, sockets, context)
     try:
@@ -67,6 +72,7 @@ class Agent:
         self._link: Link
         self._replica: Replica
         self._tasks: asyncio.TaskGroup
+        self._changes: Changes | None = None
         self._watch: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -87,6 +93,7 @@ class Agent:
             "status": self._status,
             "drain": self._drain,
             "keys-refresh": self._refresh_keys,
+            **{verb: self._change(verb) for verb in CHANGES},
         }
         try:
             async with control.serve(self._control, verbs), asyncio.TaskGroup() as self._tasks:
@@ -95,6 +102,9 @@ class Agent:
                 self._tasks.create_task(self._show_life(), name="tells PID 1 that we do not hang")
                 if self._ssh is not None:
                     self._ssh.start(self._tasks, daemon_runs=hello["sshd"])
+                if self._options.follow == "hot" and self._orders.verb == INIT:
+                    follow = self._open_changes().follow()
+                    self._tasks.create_task(follow, name="follows the controller's deploy")
         except* RunAgentError as group:
             raise group.exceptions[0] from None
         return os.EX_OK
@@ -125,10 +135,24 @@ class Agent:
             self._on_release(self._replica.release)
         self._link.send(ready=True)
         await self._link.flush()
+        if hello["busy"] is not None:
+            await self._end_change(hello["busy"])
+
+    async def _end_change(self, busy: str) -> None:
+        try:
+            await self._open_changes().go_on(busy)
+        except RunAgentError as error:
+            log.error("%s", error)  # the release has ended for good, or its state is for a person
+            self._link.send(busy=None)
 
     def _on_release(self, state: dict[str, Any]) -> None:
         """Watch the readiness of the release that runs now, and of no other."""
         before, self._replica.release = self._replica.release.get("pid"), state
+        if before != state["pid"] and state["state"] == "running" and self._replica.facts.started:
+            self._replica.learn(started=self._replica.facts.digest)  # a start boots what is current
+            self._link.send(memo=self._replica.memo())
+        if self._changes is not None:
+            self._changes.release_changed()
         if self._watch is not None and state["pid"] != before:
             self._watch.cancel()
             self._watch = None
@@ -147,7 +171,8 @@ class Agent:
         self._replica.wait_for("app", problem)
         if was != now:
             log.info("ready" if now else f"not ready: waiting for {problem}")
-        if now and not self._replica.facts.good and self._keeping is None:
+        unproven = not self._replica.facts.good and not self._orders.is_job
+        if now and unproven and self._keeping is None:
             self._keeping = self._tasks.create_task(self._keep(), name="keeps what became ready")
         self._publish()
 
@@ -171,25 +196,43 @@ class Agent:
 
     # -- verbs ----------------------------------------------------------------------------------
 
-    async def _status(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        ssh = self._ssh.status() if self._ssh else None
-        return self._replica.status() | {"agent_pid": os.getpid(), "ssh": ssh}
+    def _change(self, verb: str) -> control.Verb:
+        """Return a verb that changes the release; what it takes is loaded when it is asked for."""
 
-    async def _drain(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        async def change(arguments: Mapping[str, Any], tell: control.Tell) -> Answer:
+            return await self._open_changes().verbs[verb](arguments, tell)
+
+        return change
+
+    def _open_changes(self) -> "Changes":
+        from entrypoint.changes import Changes  # noqa: PLC0415 - most replicas run without
+
+        if self._changes is None:
+            self._changes = Changes(
+                self._orders, self._options, os.environ, self._replica,
+                send=self._link.send, publish=self._publish, keep=self._keep,
+            )  # fmt: skip
+        return self._changes
+
+    async def _status(self, _: Mapping[str, Any], __: control.Tell) -> Answer:
+        ssh = self._ssh.status() if self._ssh else None
+        return Answer(self._replica.status() | {"agent_pid": os.getpid(), "ssh": ssh})
+
+    async def _drain(self, arguments: Mapping[str, Any], _: control.Tell) -> Answer:
         self._replica.draining = not arguments.get("undo", False)
         self._link.send(draining=self._replica.draining)
         await self._link.flush()
         log.info("draining" if self._replica.draining else "drain undone")
-        return {"draining": self._replica.draining}
+        return Answer({"draining": self._replica.draining})
 
-    async def _refresh_keys(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _refresh_keys(self, _: Mapping[str, Any], __: control.Tell) -> Answer:
         if self._ssh is None:
             raise RunAgentError(
                 "cannot refresh the SSH keys: SSH is off here; set SSH_PORT, and a controller or "
                 "SSH_KEYS_FILE",
                 exit_code=os.EX_UNAVAILABLE,
             )
-        return await self._ssh.keys.refresh()
+        return Answer(await self._ssh.keys.refresh())
 
 
 def _inherited(descriptor: int) -> socket.socket:

@@ -6,19 +6,25 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from entrypoint import launch as launches
 from entrypoint.deploys import Chooser, Chosen
-from entrypoint.orders import BOOTSTRAP, EXEC, Orders
+from entrypoint.orders import BOOTSTRAP, DISTILLERY_JOB, EXEC, Orders
 from entrypoint.replica import Replica
+from entrypoint.session import Session
 from run_agent import health, node, release
 from run_agent.errors import RunAgentError, SettingsError
-from run_agent.model import Launch, Secret
+from run_agent.model import Deploy, Launch, Layout, Secret
 from run_agent.release import environment, identity, releases_file, start
 from run_agent.settings import NO_CONTROLLER, Settings
-from run_agent.slug import tree
+from run_agent.slug import record, tree
+from upgrade.additions import Additions
+
+JOB_NAME_BYTES = 4
+"""Of chance in the name of a job's node: two jobs at one address are few, and never share it."""
 
 log = logging.getLogger("boot")
 
@@ -77,27 +83,79 @@ async def _release(
     chooser: Chooser,
 ) -> Launch:
     chosen = await _choose(orders, options, chooser)
-    what = release.identify(
-        chosen.tree, chosen.deploy.app_name, distillery_eval=chosen.deploy.distillery_eval
+    if chosen.slug is not None and not orders.is_job:  # a replica may be running there
+        additions = changes_on_disk(options.layout, chosen.slug.digest)
+        await asyncio.to_thread(additions.restore)  # what a change in place has left there
+    prepared = await prepare(
+        orders, options, environ, chosen.deploy, chosen.tree, chosen.host_index
     )
-    started = start.choose(what, options.layout.app, orders.command)
-    _refuse_check_without_node(options, has_node=what.tool is not None or bool(what.erl_call))
+    _refuse_check_without_node(
+        options, has_node=prepared.what.tool is not None or bool(prepared.what.erl_call)
+    )
     if chosen.slug is not None:
-        releases_file.create_missing(what)  # an image's own release is the builder's business
-    who = identity.establish(orders.app, options)
-    for name in who.generated:
+        releases_file.create_missing(prepared.what)  # an image's own is the builder's business
+        tree.Trees(options.layout).switch(chosen.slug.digest)
+    for name in prepared.who.generated:
         log.warning("%s was not given: made one, kept on the volume; other replicas differ", name)
+    launches.save(options.layout, prepared.launch, chosen.deploy if chosen.slug else None)
+    _learn(replica, chosen, prepared)
+    return prepared.launch
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A release, who its node is, and how it is started."""
+
+    what: release.Release
+    who: identity.Identity
+    launch: Launch
+
+
+async def prepare(
+    orders: Orders,
+    options: Settings,
+    environ: Mapping[str, str],
+    deploy: Deploy,
+    folder: Path,
+    host_index: str | None = None,
+) -> Prepared:
+    """Prepare a start of `deploy` in its tree; writes what it needs into the run folder."""
+    what = release.identify(folder, deploy.app_name, distillery_eval=deploy.distillery_eval)
+    started = None if orders.is_job else start.choose(what, options.layout.app, orders.command)
+    basename = _job_basename(orders.app) if orders.is_job else None
+    who = identity.establish(orders.app, options, basename=basename)
     env = await environment.build(
-        environ, settings=options, identity=who, deploy=chosen.deploy, release=what,
-        command=orders.command, host_index=chosen.host_index,
+        environ, settings=options, identity=who, deploy=deploy, release=what,
+        command=orders.command, host_index=host_index,
     )  # fmt: skip
     _refuse_unusable_port(options, env)
-    if chosen.slug is not None:
-        tree.Trees(options.layout).switch(chosen.slug.digest)
-    launch = Launch(started.argv, env, options.layout.app, started.stop_group)
-    launches.save(options.layout, launch, chosen.deploy if chosen.slug else None)
-    _learn(replica, chosen, what, who, env)
-    return launch
+    if started is None:
+        started = _start_of_job(orders, what, Session(options.layout, folder, env))
+    return Prepared(what, who, Launch(started.argv, env, options.layout.app, started.stop_group))
+
+
+def _job_basename(app: str) -> str:
+    """Name a job's node: like no replica, and like no other job that has the same address."""
+    return f"job-{app}-{os.urandom(JOB_NAME_BYTES).hex()}"
+
+
+def _start_of_job(orders: Orders, what: release.Release, session: Session) -> start.Start:
+    """Return the given command, or that of the release's script by the app folder's name."""
+    if orders.verb != DISTILLERY_JOB:
+        return start.Start(session.argv_of(orders.command), stop_group=True)
+    if what.script is None:
+        raise RunAgentError(
+            f"cannot run a command of the release's script: the slug has no bin/{what.name}; set "
+            "customer_app_name to the name of the release, or use `run-agent job -- CMD`",
+            exit_code=os.EX_CONFIG,
+        )
+    script = session.layout.app / "bin" / what.name
+    return start.Start((str(script), *orders.command), stop_group=True)
+
+
+def changes_on_disk(layout: Layout, digest: str) -> Additions:
+    """Return what changes in place have added to the tree of that slug."""
+    return Additions(layout.deploys / digest, record.added_path(layout.deploys, digest))
 
 
 def _refuse_check_without_node(options: Settings, *, has_node: bool) -> None:
@@ -115,21 +173,17 @@ async def _choose(orders: Orders, options: Settings, chooser: Chooser) -> Chosen
     return await chooser.from_controller(orders.app)
 
 
-def _learn(
-    replica: Replica,
-    chosen: Chosen,
-    what: release.Release,
-    who: identity.Identity,
-    env: Mapping[str, str],
-) -> None:
+def _learn(replica: Replica, chosen: Chosen, prepared: Prepared) -> None:
+    digest = chosen.slug and chosen.slug.digest
     replica.learn(
-        node=who.node,
+        node=prepared.who.node,
         deploy=chosen.deploy.label if chosen.slug else "image",
-        digest=chosen.slug and chosen.slug.digest,
-        kind=str(what.kind),
-        version=what.version,
-        release=what.name,
-        port=_port(env),
+        digest=digest,
+        started=digest,
+        kind=str(prepared.what.kind),
+        version=prepared.what.version,
+        release=prepared.what.name,
+        port=_port(prepared.launch.env),
     )
 
 
@@ -152,7 +206,7 @@ def _refuse_unusable_port(options: Settings, env: Mapping[str, str]) -> None:
 def ready_check(options: Settings, replica: Replica) -> health.Check:
     """Return how to ask whether what was booted is ready; works for a successor as well."""
     facts = replica.facts
-    running = functools.cache(_node)
+    running = functools.cache(node_of)
 
     async def node_runs() -> str | None:
         name = facts.release or facts.app
@@ -167,7 +221,7 @@ def ready_check(options: Settings, replica: Replica) -> health.Check:
     )
 
 
-def _node(options: Settings, name: str) -> node.Node:
+def node_of(options: Settings, name: str) -> node.Node:
     """Return the node that was started here, as its saved environment names it."""
     launch = launches.load(options.layout)
     deploy = launches.load_deploy(options.layout)
@@ -191,7 +245,8 @@ def keep(options: Settings, replica: Replica) -> None:
     digest, deploy = replica.facts.digest, launches.load_deploy(options.layout)
     if digest is None or deploy is None:
         return
+    in_use = {digest, replica.facts.started or digest}  # the node stays in the tree it began in
     trees = tree.Trees(options.layout)
     trees.mark_good(digest, deploy, time.time(), app=replica.facts.app)
-    for removed in trees.prune({digest}):
+    for removed in trees.prune(in_use):
         log.info("removed the old deploy %s", removed[:12])

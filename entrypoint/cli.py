@@ -16,17 +16,24 @@ VERBS = {
     "init": "boot the app's current deploy and keep it running (the container's entry point)",
     "bootstrap": "boot one slug, without a controller",
     "exec": "keep any command running as PID 1, without a slug",
+    "job": "run one command on the app's current deploy, in a container of its own",
+    "distillery_job": "the same for a command of the release's own script",
     "status": "show what runs here and whether it is ready",
     "drain": "take this replica out of service, or back in",
     "keys": "fetch the SSH keys now (keys refresh)",
     "remote_console": "open a console on the running node",
     "observer": "tell how to attach observer to the running node",
+    "upgrade": "change the running release to another version in place",
+    "downgrade": "change it back to an earlier version",
+    "releases": "show the versions on the node, and the deploys on the volume",
+    "migrate": "run the database migrations on the running node",
+    "reconfigure": "put the app's current configuration in force, without a restart",
     "distillery_eval": "evaluate an expression on the running node",
     "run": "run a command of the release, or any other",
     "shell": "run a command with the release's environment, in the app folder",
 }
 
-BECOME_PID_1 = {"init", "bootstrap", "exec"}
+BECOME_PID_1 = {"init", "bootstrap", "exec", "job", "distillery_job"}
 
 USAGE = "usage: run-agent VERB [ARGUMENTS…]"
 

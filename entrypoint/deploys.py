@@ -4,6 +4,7 @@ With a good deploy on the volume, an outage of controller or storage is no reaso
 """
 
 import asyncio
+import functools
 import logging
 import math
 import os
@@ -52,7 +53,10 @@ class Chosen:
 
 
 class Chooser:
-    """Asks the controller and fetches; `deadline` is the boot's, on the loop's clock."""
+    """Asks the controller and fetches; `deadline` is the boot's, on the loop's clock.
+
+    `show` is told how a fetch goes, with the deploy's label; without it our log is.
+    """
 
     def __init__(
         self,
@@ -62,8 +66,10 @@ class Chooser:
         *,
         deadline: float,
         tell: Callable[[], None],
+        show: Callable[[str, fetch.Progress], None] | None = None,
     ) -> None:
         self._options, self._replica, self._tell = options, replica, tell
+        self._show = show
         self._environ = environ
         self._deadline = deadline
         self._trees = tree.Trees(options.layout)
@@ -104,6 +110,19 @@ class Chooser:
             deploy, slug = self._fall_back(kept, error)
         return Chosen(deploy, slug.path, slug, await index)
 
+    async def wanted(
+        self, source: controller.Controller | None, given: Deploy | None
+    ) -> tuple[Deploy, Slug]:
+        """Fetch the current deploy, or the `given` one, beside what runs; no outage is bridged."""
+
+        async def ask() -> Deploy:
+            if given is not None:
+                return given
+            assert source is not None
+            return await self._current(source, min(KEPT_PATIENCE_SECONDS, self._remaining()))
+
+        return await self._fetched(ask, patient=False)
+
     async def _fetched(
         self, ask: Callable[[], Awaitable[Deploy]], *, patient: bool
     ) -> tuple[Deploy, Slug]:
@@ -114,7 +133,9 @@ class Chooser:
         """
         # Deploys that never became ready must not fill the volume; the newest is spared, since a
         # predecessor of ours may have fetched it for this very boot.
-        await asyncio.to_thread(self._trees.prune, frozenset(), spare=1)
+        facts = self._replica.facts
+        in_use = {digest for digest in (facts.digest, facts.started) if digest}
+        await asyncio.to_thread(self._trees.prune, in_use, spare=1)
         pause = FIRST_PAUSE_SECONDS
         while True:
             async with fetch.start(self._environ) as fetcher:
@@ -145,7 +166,8 @@ class Chooser:
             self._waiting(f"the slug of deploy {deploy.label}"),
             closing(Progress(deploy.label)) as progress,
         ):
-            return await fetcher.fetch(request, progress.tell, self._remaining())
+            show = functools.partial(self._show, deploy.label) if self._show else progress.tell
+            return await fetcher.fetch(request, show, self._remaining())
 
     def _fall_back(self, kept: tuple[Deploy, Slug], error: RunAgentError) -> tuple[Deploy, Slug]:
         """Take the kept deploy, loudly: a 4xx is somebody's mistake, an outage is weather."""
@@ -191,10 +213,10 @@ class Progress:
             self._redraw(progress)
         elif now >= self._next:
             self._next = now + PROGRESS_LOG_SECONDS
-            log.info("fetching the slug of deploy %s: %s", self._label, _amount(progress))
+            log.info("fetching the slug of deploy %s: %s", self._label, amount(progress))
 
     def _redraw(self, progress: fetch.Progress) -> None:
-        sys.stderr.write(f"\r\033[Kfetching the slug of deploy {self._label}: {_amount(progress)}")
+        sys.stderr.write(f"\r\033[Kfetching the slug of deploy {self._label}: {amount(progress)}")
         sys.stderr.flush()
         self._drawn = True
 
@@ -205,7 +227,8 @@ class Progress:
             sys.stderr.flush()
 
 
-def _amount(progress: fetch.Progress) -> str:
+def amount(progress: fetch.Progress) -> str:
+    """Say how much of a slug is there."""
     done = f"{progress.bytes / 1e6:.0f} MB"
     if progress.total:
         done = f"{progress.bytes * 100 // progress.total} % of {progress.total / 1e6:.0f} MB"

@@ -17,11 +17,15 @@ class Facts:
     node: str | None = None
     deploy: str | None = None
     digest: str | None = None
+    started: str | None = (
+        None  # the slug in whose tree the node began; a change in place stays there
+    )
     kind: str | None = None
     version: str | None = None
     release: str | None = None
     port: int | None = None
     good: bool = False
+    last_change: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -34,6 +38,7 @@ class Replica:
     draining: bool = False
     stopping: bool = False
     ssh_keys: dict[str, Any] | None = None
+    change: dict[str, Any] | None = None
     _waits: dict[str, tuple[str, float]] = field(default_factory=dict)
     _ready_since: str | None = None
 
@@ -96,6 +101,7 @@ class Replica:
             "version": self.facts.version,
             "node": self.facts.node,
             "notes": list(self.facts.notes),
+            "change": self.change,
             "ssh_keys": self.ssh_keys,
             "release_pid": self.release.get("pid"),
         }

@@ -1,21 +1,14 @@
 """The release that runs here, for verbs that reach its node: what it is, and whether it is up."""
 
-import fcntl
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from entrypoint import launch as launches
 from entrypoint.session import Session
-from run_agent import epmd, erl_home, release
-from run_agent.errors import RunAgentError, UnavailableError
+from run_agent import epmd, erl_home, release, turns
+from run_agent.errors import UnavailableError
 from run_agent.model import Secret
-
-LOCK_SECONDS = 60.0
-"""How long a call of Distillery's script waits for another one: longer than its slowest upgrade."""
-
-LOCK_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +60,7 @@ class Running:
         tool = self.release.tool
         if tool is None or not arguments or arguments[0] not in tool.alone:
             return
-        path = self.session.layout.run / "release_script.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + LOCK_SECONDS
-        while not _locked(descriptor):
-            if time.monotonic() >= deadline:
-                raise RunAgentError(
-                    f"cannot run {self.release.name} {arguments[0]}: another call of this script "
-                    f"has not ended within {LOCK_SECONDS:g} s, and {self.release.kind} does not "
-                    f"bear two at once; try again, or see who holds {path}",
-                    exit_code=os.EX_TEMPFAIL,
-                )
-            time.sleep(LOCK_POLL_SECONDS)
-        os.set_inheritable(descriptor, True)
+        turns.take_for_good(self.session.layout.run, f"{self.release.name} {arguments[0]}")
 
 
 def find(session: Session) -> Running:
@@ -105,11 +86,3 @@ def find_any(session: Session) -> Running | None:
         return find(session)
     except UnavailableError:
         return None
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -27,6 +27,7 @@ def become_pid1(orders: Orders, environ: Mapping[str, str], *, needs_controller:
         "grace_seconds": options.grace_seconds,
         "ssh_port": options.ssh_port if serves_ssh else None,
         "restart": options.restart,
+        "time_limit_seconds": options.job_timeout_seconds if orders.is_job else None,
         "log_format": options.log_format,
         "orders": orders.to_argument(),
     }

@@ -5,17 +5,17 @@ that is missing through the release tool's script. Owns the private folder that 
 for it. Starts and stops no node: that is PID 1's. Hot upgrades are built upon this elsewhere.
 """
 
-import asyncio
 import base64
 import itertools
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from run_agent import erl_home, process
+from run_agent import erl_home, process, turns
 from run_agent.errors import RunAgentError
 from run_agent.model import Secret
 from run_agent.process import Completed
@@ -63,8 +63,6 @@ class Node:
     run: Path
     erl_call: Path | None = None
     by_tool: Callable[[str], tuple[str, ...] | None] = field(default=_no_tool, repr=False)
-    # Distillery's scripts use one fixed node name, or file, whoever calls.
-    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
     async def ping(self) -> bool:
         """Tell whether the node answers to our cookie; a wrong cookie looks as if it were down."""
@@ -121,7 +119,17 @@ class Node:
 
     async def _call(self, erlang: str, deadline: float | None) -> Completed:
         if self.erl_call is not None and ":" not in self.name:  # it knows no IPv6
-            return await self._call_directly(self.erl_call, erlang, deadline or ANSWER_SECONDS)
+            deadline = deadline or ANSWER_SECONDS
+            try:
+                return await self._call_directly(self.erl_call, erlang, deadline)
+            except RunAgentError as error:
+                if error.exit_code != os.EX_TEMPFAIL:
+                    raise
+                raise RunAgentError(
+                    f"cannot wait longer than {deadline:g} s for the node {self.name}: it hangs, or "
+                    "is very busy; see its log, and try again",
+                    exit_code=os.EX_TEMPFAIL,
+                ) from error
         argv = self.by_tool(erlang)
         if argv is None:
             raise RunAgentError(
@@ -129,9 +137,13 @@ class Node:
                 "script; use READY_CHECK=port, http:/PATH or none",
                 exit_code=os.EX_CONFIG,
             )
-        async with self._one_at_a_time:
+        deadline = deadline or TOOL_ANSWER_SECONDS
+        end = time.monotonic() + deadline
+        what = f"{Path(argv[0]).name} for the node {self.name}"
+        # Distillery's scripts use one fixed node name, or file, whoever calls.
+        async with turns.take(self.run, what, deadline):
             return await process.run(
-                argv, deadline=deadline or TOOL_ANSWER_SECONDS, env=self.env, cwd=self.run
+                argv, deadline=end - time.monotonic(), env=self.env, cwd=self.run
             )
 
     async def _call_directly(self, erl_call: Path, erlang: str, deadline: float) -> Completed:

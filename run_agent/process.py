@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +37,15 @@ async def run(
     env: Mapping[str, str],
     cwd: Path,
     stdin: bytes = b"",
+    pass_fds: tuple[int, ...] = (),
 ) -> Completed:
     """Run `argv` to its end, `stdin` fed and both outputs collected.
 
-    `deadline` is in seconds. Raises `RunAgentError` when the program cannot be started, exceeds
-    the deadline (it and its group are killed), or prints more than 4 MiB.
+    It inherits `pass_fds`. `deadline` is in seconds. Raises `RunAgentError` when the program
+    cannot be started, exceeds the deadline (it and its group are killed), or prints more than
+    4 MiB.
     """
-    child = await spawn(argv, env=env, cwd=cwd)
+    child = await spawn(argv, env=env, cwd=cwd, pass_fds=pass_fds)
     try:
         async with asyncio.timeout(deadline):
             out, err, _ = await asyncio.gather(
@@ -51,17 +53,43 @@ async def run(
             )
             code = await child.wait()
     except TimeoutError:
-        raise RunAgentError(
-            f"cannot wait longer than {deadline:g} s for {argv[0]}; it was ended",
-            exit_code=os.EX_TEMPFAIL,
-        ) from None
+        raise _too_long(argv[0], deadline) from None
     finally:
         await end_group(child)
     return Completed(exit_code(code), out, err)
 
 
+async def follow(
+    argv: tuple[str, ...],
+    *,
+    deadline: float,
+    env: Mapping[str, str],
+    cwd: Path,
+    line: Callable[[str, str], None],
+) -> int:
+    """Run `argv` to its end and return its exit code, 128+n for signal n.
+
+    `line` is called with `stdout` or `stderr` and each line that it prints, as it comes; what is
+    no UTF-8 is replaced. `deadline` is in seconds. Raises `RunAgentError` as `run`; whatever ends
+    this ends the program and its group.
+    """
+    child = await spawn(argv, env=env, cwd=cwd)
+    assert child.stdin is not None
+    child.stdin.close()
+    try:
+        async with asyncio.timeout(deadline):
+            await asyncio.gather(
+                _each_line(child.stdout, "stdout", line), _each_line(child.stderr, "stderr", line)
+            )
+            return exit_code(await child.wait())
+    except TimeoutError:
+        raise _too_long(argv[0], deadline) from None
+    finally:
+        await end_group(child)
+
+
 async def spawn(
-    argv: tuple[str, ...], *, env: Mapping[str, str], cwd: Path
+    argv: tuple[str, ...], *, env: Mapping[str, str], cwd: Path, pass_fds: tuple[int, ...] = ()
 ) -> asyncio.subprocess.Process:
     """Start `argv` with pipes for stdin, stdout and stderr, which the caller serves.
 
@@ -71,8 +99,9 @@ async def spawn(
     pipe = asyncio.subprocess.PIPE
     try:
         return await asyncio.create_subprocess_exec(
-            *argv, env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0
-        )
+            *argv, env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0,
+            pass_fds=pass_fds,
+        )  # fmt: skip
     except OSError as error:
         raise RunAgentError(
             f"cannot start {argv[0]} in {cwd} ({error.strerror})", exit_code=os.EX_OSERR
@@ -92,6 +121,29 @@ async def end_group(child: asyncio.subprocess.Process) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     async with asyncio.timeout(KILL_WAIT_SECONDS):
         await child.wait()
+
+
+def _too_long(name: str, deadline: float) -> RunAgentError:
+    return RunAgentError(
+        f"cannot wait longer than {deadline:g} s for {name}; it was ended",
+        exit_code=os.EX_TEMPFAIL,
+    )
+
+
+async def _each_line(
+    stream: asyncio.StreamReader | None, name: str, line: Callable[[str, str], None]
+) -> None:
+    """Pass on each line; one that is longer than the reader's buffer comes in pieces."""
+    assert stream is not None
+    while not stream.at_eof():
+        try:
+            found = await stream.readuntil()
+        except asyncio.IncompleteReadError as end:
+            found = end.partial
+        except asyncio.LimitOverrunError as over:
+            found = await stream.readexactly(over.consumed)
+        if found:
+            line(name, found.decode(errors="replace").removesuffix("\n"))
 
 
 async def _read(stream: asyncio.StreamReader | None, name: str) -> bytes:

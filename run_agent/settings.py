@@ -136,6 +136,13 @@ def _seconds(value: str) -> float:
     return seconds
 
 
+def _time_limit(value: str) -> float | None:
+    try:
+        return None if value == "none" else _seconds(value) or None
+    except ValueError as problem:
+        raise ValueError(f"{problem}, or none") from None
+
+
 def _some_seconds(value: str) -> float:
     seconds = _seconds(value)
     if seconds < 1:
@@ -396,6 +403,14 @@ class Settings:
         "How long a boot may take until the release is started; then exit 75. Five minutes let "
         "a slow storage deliver a large slug, and still end a boot that hangs.",
     )
+    job_timeout_seconds: float | None = _setting(
+        "JOB_TIMEOUT_SECONDS",
+        _time_limit,
+        "300",
+        "How long the command of a `job` may run, the boot not counted; then it is stopped, and "
+        "the job ends with 124. `none` or 0 sets no limit. Five minutes are enough for most "
+        "migrations and end what hangs.",
+    )
     slug_max_members: int = _setting(
         "SLUG_MAX_MEMBERS",
         _count,
@@ -408,6 +423,28 @@ class Settings:
         "16Gi",
         "Most bytes a slug may unpack to; a larger one is refused. Guards against a bomb, "
         "not a quota.",
+    )
+    follow: str = _setting(
+        "FOLLOW",
+        _one_of("none", "hot"),
+        "none",
+        "`hot` watches the controller's current deploy (every `SSH_KEYS_SECONDS`) and changes the "
+        "running release in place when another slug or configuration is there. `none` changes "
+        "nothing by itself.",
+    )
+    upgrade_verify_seconds: float = _setting(
+        "UPGRADE_VERIFY_SECONDS",
+        _some_seconds,
+        "30",
+        "How long a new version may take to be ready after a hot upgrade; then the old one is "
+        "put back.",
+    )
+    upgrade_settle_seconds: float = _setting(
+        "UPGRADE_SETTLE_SECONDS",
+        _seconds,
+        "5",
+        "How long a new version must have been ready without a break before it becomes permanent: "
+        "one that crashes within that time is put back. Part of `UPGRADE_VERIFY_SECONDS`.",
     )
     log_format: str = _setting(
         "LOG_FORMAT",

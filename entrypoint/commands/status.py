@@ -46,6 +46,8 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         "process": _process(status),
         "agent": f"pid {status['agent_pid']}",
         "ssh": status["ssh"] and _ssh(status["ssh"]),
+        "change": status["change"] and _change(status["change"]),
+        "last": status["last_change"],
     }
     for name, value in rows.items():
         if value:
@@ -70,6 +72,11 @@ def _process(status: Mapping[str, Any]) -> str:
     code = status["release_exit_code"]
     ended = f", last exit code {code}" if code is not None else ""
     return f"{status['release_state']}{ended}"
+
+
+def _change(change: Mapping[str, Any]) -> str:
+    step = f": {change['step']}" if change["step"] else ""
+    return f"{change['what']}, since {change['since']}{step}"
 
 
 def _ssh(ssh: Mapping[str, Any]) -> str:

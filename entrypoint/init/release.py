@@ -12,6 +12,12 @@ from entrypoint.init.log import Log
 BACKOFF_FIRST, BACKOFF_LAST = 1.0, 30.0
 """Seconds before a failed release is started again in place, doubled from the first to the last."""
 
+CHANGING_BACKOFF_FIRST = 0.2
+"""The same where a change ended it: its old version is wanted back at once."""
+
+RESTART_KILL_SECONDS = 10.0
+"""How long a release that is to be started again may take to stop in order; then it is killed."""
+
 GOOD_AFTER_SECONDS = 30.0
 """A release that ran this long was no start that failed, so the back-off begins anew."""
 
@@ -33,12 +39,14 @@ class Release:
         self.code: int | None = None
         self.started_at = 0.0  # wall clock, for people
         self.restart_at: float | None = None
+        self.kill_at: float | None = None
         self._log, self._restart_on_failure = log, restart_on_failure
         self._launch: dict[str, object] = {}
         self._since = 0.0
-        self._backoff = BACKOFF_FIRST
+        self._backoff = 0.0
         self._group, self._linger_until = NO_GROUP, 0.0
-        self._asked = self._group_asked = self._killed_by_us = False
+        self._asked = self._group_asked = self._stop_group = self._again = False
+        self._killed: str | None = None
         self._memory = MemoryWatch()
 
     @property
@@ -59,9 +67,10 @@ class Release:
         """Start `launch` (argv, env, cwd, stop_group), or the last one again."""
         self._launch = launch or self._launch
         argv: list[str] = self._launch["argv"]  # type: ignore[assignment]
-        self.state, self.code, self.restart_at = RUNNING, None, None
+        self.state, self.code, self.restart_at, self.kill_at = RUNNING, None, None, None
         self.started_at, self._since = time.time(), time.monotonic()
-        self._asked = self._group_asked = self._killed_by_us = False
+        self._asked = self._group_asked = self._again = False
+        self._killed, self._stop_group = None, bool(self._launch.get("stop_group"))
         try:
             self.pid = children.spawn(
                 argv,
@@ -85,40 +94,67 @@ class Release:
         if not self._group_asked:  # many a server takes a second TERM for "at once"
             children.signal_group(self._group, signal.SIGTERM)
 
-    def settle(self, now: float, *, stopping: bool) -> bool:
-        """Once the whole group has ended, decide what comes next; return whether it has."""
+    def settle(self, now: float, *, stopping: bool, busy: str | None = None) -> bool:
+        """Once the whole group has ended, decide what comes next; return whether it has.
+
+        `busy` names the change that is under way: it is most likely what ended the release.
+        """
         late = now >= self._linger_until
         if self.state != LINGERING or children.signal_group(
             self._group, signal.SIGKILL if late else 0
         ):
             return False
-        if self._restart_on_failure and self.code != 0 and not stopping:
-            self._plan_restart(now)
+        if stopping:
+            self.state = ENDED
+        elif self._again:
+            self.state, self.restart_at = BACKOFF, now
+        elif busy:
+            self._plan_restart(now, CHANGING_BACKOFF_FIRST, f"it ended during the {busy}")
+        elif self._restart_on_failure and self.code != 0:
+            self._plan_restart(now, BACKOFF_FIRST, "RESTART=on-failure")
         else:
             self.state = ENDED
         return True
 
-    def _plan_restart(self, now: float) -> None:
+    def _plan_restart(self, now: float, first: float, reason: str) -> None:
         if now - self._since >= GOOD_AFTER_SECONDS:
-            self._backoff = BACKOFF_FIRST
+            self._backoff = 0.0
+        self._backoff = min(max(self._backoff * 2, first), BACKOFF_LAST)
         delay = self._backoff * random.uniform(0.8, 1.2)
         self.state, self.restart_at = BACKOFF, now + delay
-        self._backoff = min(self._backoff * 2, BACKOFF_LAST)
-        self._log.warning(f"starting the release again in {delay:.1f} s (RESTART=on-failure)")
+        self._log.warning(f"starting the release again in {delay:.1f} s ({reason})")
+
+    def relaunch(self, launch: dict[str, object]) -> None:
+        """Take `launch` for later starts in place; what runs goes on as it is."""
+        self._launch = launch
+
+    def restart(self, now: float) -> None:
+        """Stop it in order and start it again in place, whatever RESTART says."""
+        if self.state == BACKOFF:
+            self.restart_at = now
+        elif self.state in {RUNNING, LINGERING} and not self._again:
+            self._log.info("stopping the release, to start it again", release_pid=self.pid)
+            self._again, self.kill_at = True, now + RESTART_KILL_SECONDS
+            self.term()
 
     def term(self) -> None:
         """Ask it to stop: its leader, or its whole group where that is how it was launched."""
         self._asked = True
-        self._group_asked = bool(self._launch.get("stop_group"))
+        self._group_asked = self._stop_group
         self.send(signal.SIGTERM, group=self._group_asked)
 
-    def kill(self) -> None:
-        """End its whole group at once, with or without its leader."""
-        self._linger_until = 0.0
+    def kill_if_late(self, now: float) -> None:
+        """End what has not stopped in time to be started again."""
+        if self.kill_at is not None and now >= self.kill_at:
+            self.kill(f"{RESTART_KILL_SECONDS:g} s after it was asked to stop")
+
+    def kill(self, when: str = "at the end of the grace period") -> None:
+        """End its whole group at once, with or without its leader; `when` is for the log."""
+        self._linger_until, self.kill_at = 0.0, None
         if self.pid is None:
             return
         self._log.error("release did not stop in time: killing it", release_pid=self.pid)
-        self._killed_by_us = True
+        self._killed = when
         self.send(signal.SIGKILL, group=True)
 
     def send(self, number: int, *, group: bool = False) -> None:
@@ -131,8 +167,8 @@ class Release:
         reason = f"exit code {code}"
         if code - 128 in signal.valid_signals():
             reason = f"{_signal_name(code - 128)}, {reason}"
-        if self._killed_by_us:
-            reason = f"killed by run-agent at the end of the grace period, exit code {code}"
+        if self._killed:
+            reason = f"killed by run-agent {self._killed}, exit code {code}"
         elif out_of_memory and code == 128 + signal.SIGKILL:
             reason = f"killed by the kernel, {out_of_memory}; exit code {code}"
         elif out_of_memory:

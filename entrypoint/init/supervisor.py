@@ -1,6 +1,5 @@
 """The loop of PID 1: events come in, the release and the agent go up or down, one code goes out."""
 
-import fcntl
 import json
 import os
 import selectors
@@ -8,24 +7,21 @@ import signal
 import socket
 import time
 
-from entrypoint.init import children, probes, release, stop
+from entrypoint.init import children, probes, release, run_folder, stop
 from entrypoint.init.agent import Agent
+from entrypoint.init.busy import Busy
 from entrypoint.init.log import Log
 from entrypoint.init.marker import Marker
 from entrypoint.init.release import Release
+from entrypoint.init.signals import PASSED_ON, STOP_SIGNALS, Signals
 from entrypoint.init.sockets import CannotStartError, listen_ssh, listen_unix
 from entrypoint.init.sshd import Sshd
 from entrypoint.init.stop import StopClock
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PASSED_ON = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
-IGNORED = (signal.SIGTTIN, signal.SIGTTOU)
-"""We write to a terminal whose foreground is the release."""
-
 INTERRUPTED_BOOT = 128 + signal.SIGTERM
 KILLED = 128 + signal.SIGKILL
-OF_ONE_RUN = ("environment.json", "vm.args", "vm.args.orig")
-"""Files in the run folder that must not outlive the run: it may be a volume that stays."""
+TIMED_OUT = 124
+"""As timeout(1) has it."""
 
 GROUP_POLL_SECONDS = 0.05
 """How often we look whether a group or the container has emptied: no event tells of that."""
@@ -43,31 +39,6 @@ def main(argv: list[str]) -> int:
         return error.exit_code
 
 
-class Signals:
-    """Collects signals; the descriptor wakes the loop."""
-
-    def __init__(self) -> None:
-        self._arrived: list[int] = []
-        self.wakeup, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        for number in (*STOP_SIGNALS, *PASSED_ON, signal.SIGCHLD):
-            signal.signal(number, lambda number, _: self._arrived.append(number))
-        for number in IGNORED:
-            signal.signal(number, signal.SIG_IGN)
-        # `run-agent init` blocked them, so that none was lost while it became us
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-    def take(self) -> list[int]:
-        """Return the signals since the last call, in order."""
-        try:
-            while os.read(self.wakeup, 4096):
-                pass
-        except BlockingIOError:
-            pass
-        arrived, self._arrived = self._arrived, []
-        return arrived
-
-
 class Supervisor:
     """Owns every child and every socket. One decision per event, none of them waits."""
 
@@ -75,8 +46,9 @@ class Supervisor:
         self._log, self._signals = log, signals
         self._drain_seconds = float(str(options["drain_seconds"]))
         self._grace_seconds = float(str(options["grace_seconds"]))
+        self._time_limit: float | None = options["time_limit_seconds"]  # type: ignore[assignment]
         run, volume = str(options["run"]), str(options["volume"])
-        self._lock = _lock(run, volume)
+        self._lock = run_folder.lock(run, volume)
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals.wakeup, selectors.EVENT_READ, lambda: None)
         self._adopt_orphans()
@@ -93,11 +65,14 @@ class Supervisor:
             connected=self._watch,
             disconnected=self._unwatch,
         )
+        self._busy = Busy(log)
         self._memo: object = None
         self._verdict: dict[str, object] = {}
         self._draining = False
         self._stop: StopClock | None = None
         self._code = 0
+        self._times_out_at: float | None = None
+        self._timed_out = False
         self._started = time.monotonic()
 
     def run(self) -> int:
@@ -114,7 +89,7 @@ class Supervisor:
             self._tick(time.monotonic())
         children.signal_all(signal.SIGKILL)  # what the time did not suffice for
         self._marker.clear()
-        return self._code
+        return TIMED_OUT if self._timed_out else self._code
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -123,7 +98,7 @@ class Supervisor:
             if self._stop is None:
                 self._begin_stop(f"{signal.Signals(number).name} received")
             else:
-                self._stop.skip_drain(time.monotonic())
+                self._stop.hurry(time.monotonic())
         elif number in PASSED_ON:
             self._release.send(number)
 
@@ -135,6 +110,7 @@ class Supervisor:
         elif pid == self._agent.pid:
             self._on_messages()  # what it said before it died counts
             self._agent.ended()
+            self._busy.agent_ended(time.monotonic())
             if self._stop is not None:
                 return
             if code < 128 and not self._release.ever_started:
@@ -157,23 +133,41 @@ class Supervisor:
             self._draining = bool(message["draining"])
         if "ready" in message:
             self._agent.ready = True
-        launch = message.get("start")
-        if isinstance(launch, dict) and not self._release.ever_started and self._stop is None:
+            self._busy.agent_came()
+        if "busy" in message:
+            self._busy.say(message["busy"])
+        if self._stop is None:
+            self._on_order(message, time.monotonic())
+
+    def _on_order(self, message: dict[str, object], now: float) -> None:
+        """Do to the release what the agent says; in a stop it is too late for any of it."""
+        launch, later = message.get("start"), message.get("relaunch")
+        if isinstance(launch, dict) and not self._release.ever_started:
+            self._times_out_at = now + self._time_limit if self._time_limit else None
             self._release.start(launch)
             self._agent.tell({"release": self._release.describe()})
+        if isinstance(later, dict):
+            self._release.relaunch(later)
+        if message.get("restart"):
+            self._release.restart(now)
 
     def _tick(self, now: float) -> None:
         if self._probes:
             self._probes.expire(now)
         if self._sshd and _due(self._sshd.watch_at, now):
             self._sshd.watch()
-        if self._release.settle(now, stopping=self._stop is not None):
+        stopping = self._stop is not None
+        if self._release.settle(now, stopping=stopping, busy=self._busy.what):
             self._agent.tell({"release": self._release.describe()})
             if self._release.state == release.ENDED:
                 self._finish(self._release.code or 0)
         if self._stop is not None:
             self._advance_stop(self._stop, now)
             return
+        if _due(self._times_out_at, now):
+            self._time_out()
+        self._busy.expire(now)
+        self._release.kill_if_late(now)
         self._agent.kill_if_hung(now)
         if _due(self._agent.restart_at, now):
             self._agent.start(self._hello())
@@ -192,9 +186,20 @@ class Supervisor:
         if not running:
             self._finish(INTERRUPTED_BOOT)
 
+    def _time_out(self) -> None:
+        self._times_out_at = None
+        if self._release.pid is not None:  # once it has ended, its own code counts
+            self._timed_out = True
+            self._begin_stop(f"it has run for {self._time_limit:g} s (JOB_TIMEOUT_SECONDS)")
+
     def _advance_stop(self, clock: StopClock, now: float) -> None:
-        phase = clock.advance(now)
-        if phase == stop.TERM:
+        busy = self._busy.what
+        phase = clock.advance(now, busy=bool(busy and self._agent.pid))
+        if phase == stop.HOLD:
+            self._log.info(f"waiting for the {busy} to end")
+        elif phase == stop.TERM:
+            if busy:
+                self._log.warning(f"not waiting longer for the {busy}: it is cut")
             self._log.info("asking the release to stop", release_pid=self._release.pid)
             self._release.term()
         elif phase == stop.KILL:
@@ -231,6 +236,7 @@ class Supervisor:
                 "memo": self._memo,
                 "verdict": self._verdict,
                 "draining": self._draining,
+                "busy": self._busy.what,
                 "sshd": self._sshd is not None and self._sshd.pid is not None,
                 "up_seconds": time.monotonic() - self._started,
             }
@@ -268,7 +274,8 @@ class Supervisor:
         times = [self._probes.next_deadline()] if self._probes else []
         times += [self._sshd.watch_at] if self._sshd else []
         if self._stop is None:
-            times += [self._agent.restart_at, self._agent.hangs_at(), self._release.restart_at]
+            times += [self._agent.restart_at, self._agent.hangs_at(), self._busy.ends_at]
+            times += [self._release.restart_at, self._release.kill_at, self._times_out_at]
         else:
             times.append(self._stop.next_at())
         if self._release.state == release.LINGERING or self._is_sweeping():
@@ -304,31 +311,6 @@ class Supervisor:
                 os.EX_CONFIG,
             ) from error
         return probes.Probes(self._selector, listener, self._answer)
-
-
-def _lock(run: str, volume: str) -> int:
-    """Create the folders and make sure that no other run-agent works in them."""
-    try:
-        os.makedirs(run, mode=0o700, exist_ok=True)
-        os.makedirs(volume, exist_ok=True)
-        lock = os.open(os.path.join(run, "init.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise CannotStartError(
-            f"cannot write {error.filename} ({error.strerror}): mount a writable volume there"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise CannotStartError(
-            f"cannot start in {run}: another run-agent runs there; stop it, or set RUN_AGENT_ROOT",
-            os.EX_TEMPFAIL,
-        ) from error
-    for name in OF_ONE_RUN:
-        try:
-            os.unlink(os.path.join(run, name))
-        except OSError:
-            pass  # there was no earlier run; if it stays, the next start overwrites it
-    return lock
 
 
 def _due(at: float | None, now: float) -> bool:

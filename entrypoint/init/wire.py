@@ -1,8 +1,9 @@
 """The wire between PID 1 and the agent: one JSON object per line over a socket pair.
 
 From the agent: `start` (a launch and a memo: the agent's own state, kept for its successor),
-`memo`, `verdict` (readiness), `draining`, `ready` (the agent's own start is over), and `alive`
-every few seconds.
+`memo`, `verdict` (readiness), `draining`, `ready` (the agent's own start is over), `busy` (what it
+changes on the release, or null), `relaunch` (the launch of later starts in place), `restart` (stop
+the release and start it again in place), and `alive` every few seconds.
 From PID 1: `hello` (everything a new agent must know), then `release` and `stopping` as they
 change.
 """

@@ -44,22 +44,30 @@ OUTSIDE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The node's name and secrets. `generated` names the settings that were made up and kept."""
+    """The node's name and secrets. `generated` names the settings that were made up and kept.
+
+    `basename` is what the node is called before the @ where that is not the app.
+    """
 
     app: str
     address: str
     cookie: Secret
     key_base: Secret
     generated: tuple[str, ...] = ()
+    basename: str | None = None
 
     @property
     def node(self) -> str:
         """The node's name, as the release and its tools know it."""
-        return f"{self.app}@{self.address}"
+        return f"{self.basename or self.app}@{self.address}"
 
 
 def establish(
-    app: str, settings: Settings, *, random: Callable[[int], bytes] = os.urandom
+    app: str,
+    settings: Settings,
+    *,
+    basename: str | None = None,
+    random: Callable[[int], bytes] = os.urandom,
 ) -> Identity:
     """Name the node of `app`: what the settings give, then what follows from the app's key.
 
@@ -81,6 +89,7 @@ def establish(
         cookie=secrets[COOKIE],
         key_base=secrets[KEY_BASE],
         generated=tuple(generated),
+        basename=basename,
     )
 
 

@@ -1,7 +1,8 @@
 """The records beside the trees, as JSON: what a tree is, and which deploy became ready on it.
 
-Owns their form. A record has one writer: the worker that made the tree writes `DIGEST.json`, the
-agent `DIGEST.good.json`, which holds secrets (the config). Must not touch the trees.
+Owns their names, and the form of these two. A record has one writer: the worker that made the tree
+writes `DIGEST.json`, the agent `DIGEST.good.json`, which holds secrets (the config). Must not
+touch the trees.
 """
 
 import json
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """A slug's SHA-256; whatever else is in the folder is not ours."""
+
+UNPACKED, GOOD, ADDED = ".json", ".good.json", ".added.json"
+"""After the digest, in the names of the records that go with their tree."""
 
 MODE = 0o600
 
@@ -101,16 +105,25 @@ def read_good(deploys: Path, digest: str) -> Good | None:
     return _read(_good_path(deploys, digest), judge)
 
 
+def added_path(deploys: Path, digest: str) -> Path:
+    """Return where hot upgrades keep what they have added to the tree."""
+    return deploys / f"{digest}{ADDED}"
+
+
 def forget(deploys: Path, digest: str) -> None:
-    """Remove both records; raises `OSError`."""
-    _unpacked_path(deploys, digest).unlink(missing_ok=True)
-    _good_path(deploys, digest).unlink(missing_ok=True)
+    """Remove the records that go with a tree; raises `OSError`."""
+    for suffix in (UNPACKED, GOOD, ADDED):
+        (deploys / f"{digest}{suffix}").unlink(missing_ok=True)
 
 
 def digests(deploys: Path) -> set[str]:
-    """Return what has a tree or a record, whole and readable or not."""
-    names = (path.name.partition(".")[0] for path in deploys.glob("[!.]*"))
-    return {name for name in names if DIGEST.fullmatch(name)}
+    """Return what has a tree or a record that goes with one, whole and readable or not."""
+    names = (path.name.partition(".") for path in deploys.glob("[!.]*"))
+    return {
+        digest
+        for digest, dot, rest in names
+        if DIGEST.fullmatch(digest) and dot + rest in {"", UNPACKED, GOOD, ADDED}
+    }
 
 
 def slug_to_json(slug: Slug) -> dict[str, Any]:
@@ -166,11 +179,11 @@ def deploy_from_json(value: dict[str, Any]) -> Deploy:
 
 
 def _unpacked_path(deploys: Path, digest: str) -> Path:
-    return deploys / f"{digest}.json"
+    return deploys / f"{digest}{UNPACKED}"
 
 
 def _good_path(deploys: Path, digest: str) -> Path:
-    return deploys / f"{digest}.good.json"
+    return deploys / f"{digest}{GOOD}"
 
 
 def _write(path: Path, value: dict[str, Any], *, fsync: bool) -> None:

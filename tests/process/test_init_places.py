@@ -36,7 +36,7 @@ def test_a_second_one_in_the_same_root_is_refused_and_the_first_goes_on(boot):
     (line,) = first.events("cannot start in")  # they share the file of the log
     assert line["message"] == (
         f"cannot start in {first.root}/run/run-agent: another run-agent runs there; stop it, or "
-        "set RUN_AGENT_ROOT"
+        "set RUN_AGENT_ROOT; a command beside what runs there is started by `run-agent run CMD`"
     )
     assert first.is_ready()
     assert first.verb("status").returncode == 0

@@ -249,8 +249,7 @@ def run_agent(
     return subprocess.run(
         [*options.pop("wrapper", ()), *RUN_AGENT, *arguments],
         check=options.pop("check", False),
-        timeout=PATIENCE_SECONDS,
-        **usual | options,
+        **usual | {"timeout": PATIENCE_SECONDS} | options,
     )
 
 

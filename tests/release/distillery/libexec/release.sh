@@ -1,15 +1,13 @@
 # shellcheck shell=bash
 # Sourced by the start scripts of both lines: the folders, the configuration, and the VM.
-# Set by then: ROOT (the release's folder).
+# Set by then: ROOT (the release's folder), VAR (what changes) and START_DATA (what is booted).
 
 REL_NAME=hello
-read -r ERTS_VSN REL_VSN <<<"$(cat "$ROOT/releases/start_erl.data")"
+read -r ERTS_VSN REL_VSN <<<"$(cat "$START_DATA")"
 REL_DIR=$ROOT/releases/$REL_VSN
-VAR=$ROOT/var
-mkdir -p "$VAR"
 
 export ROOTDIR=$ROOT BINDIR=$ROOT/erts-$ERTS_VSN/bin EMU=beam PROGNAME=$REL_NAME
-export RELEASE_ROOT=$ROOT
+export RELEASE_ROOT=$ROOT REL_NAME REL_VSN
 
 # render SOURCE TARGET: copies a file; ${NAME} becomes the variable's value if REPLACE_OS_VARS=true.
 render() {
@@ -102,12 +100,37 @@ await_end() {
     done
 }
 
-not_supported() {
-    echo "$1: not supported by this stand-in for Distillery"
-    exit 1
+# with_new_config VERSION COMMAND...: runs the command while releases/VERSION holds the configuration
+# that the caller's environment makes of it. A command that fails leaves that there, and the
+# originals beside it.
+with_new_config() {
+    local dir=$ROOT/releases/$1 name
+    shift
+    for name in sys.config vm.args; do
+        if [ -f "$dir/$name.bak" ]; then
+            mv "$dir/$name.bak" "$dir/$name"
+        fi
+    done
+    prepare_config "$dir"
+    for name in sys.config vm.args; do
+        cp "$dir/$name" "$dir/$name.bak"
+    done
+    cp "$SYS_CONFIG" "$dir/sys.config"
+    cp "$VM_ARGS" "$dir/vm.args"
+    "$@"
+    for name in sys.config vm.args; do
+        mv "$dir/$name.bak" "$dir/$name"
+    done
+}
+
+require_version() {
+    if [ $# -eq 0 ]; then
+        echo "Usage: $REL_NAME $COMMAND VERSION"
+        exit 1
+    fi
 }
 
 usage() {
-    echo "Usage: $REL_NAME foreground|ping|pid|stop|eval|rpc|command|remote_console|describe"
+    echo "Usage: $REL_NAME foreground|ping|pid|stop|eval|rpc|command|remote_console|describe|upgrade|downgrade"
     exit 1
 }

@@ -58,6 +58,14 @@ def test_every_replica_derives_the_same_from_the_apps_key(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_job_has_a_node_name_of_its_own_and_the_apps_secrets():
+    options = settings.load({"APP_KEY": "key", "MY_POD_IP": "10.0.0.1"})
+    app = identity.establish("hello", options)
+    job = identity.establish("hello", options, basename="job-hello-1")
+    assert (app.node, job.node) == ("hello@10.0.0.1", "job-hello-1@10.0.0.1")
+    assert (job.app, job.cookie, job.key_base) == (app.app, app.cookie, app.key_base)
+
+
 def test_what_is_derived_never_changes():
     """A change would give every app whose cookie is derived another one, and cut its cluster."""
     key = b"key"

@@ -186,6 +186,24 @@ def test_trees_and_records_without_each_other_go(layout, trees):
     assert [path.name for path in layout.deploys.iterdir()] == [".lock"]
 
 
+def test_what_hot_upgrades_noted_of_a_tree_goes_with_it(layout, trees):
+    for letter in "ab":
+        record.added_path(layout.deploys, make(layout, letter).digest).write_text("{}")
+    assert trees.prune({digest("a")}) == [digest("b")]
+    names = {path.name for path in layout.deploys.iterdir()}
+    assert {name for name in names if "added" in name} == {f"{digest('a')}.added.json"}
+
+
+def test_what_failed_outlives_its_tree(layout, trees):
+    """It is no sign of a tree either."""
+    slug = make(layout, "a")
+    for letter in "ab":
+        (layout.deploys / f"{digest(letter)}.failed.json").write_text("{}")
+    assert trees.prune(set()) == [slug.digest]
+    names = {path.name for path in layout.deploys.iterdir()}
+    assert names == {f"{digest('a')}.failed.json", f"{digest('b')}.failed.json", ".lock"}
+
+
 def test_nothing_is_removed_while_somebody_fetches(layout, trees):
     make(layout, "a")
     with staging.locked(layout.deploys):

@@ -1,0 +1,90 @@
+"""`reconfigure`: the controller's current configuration, put in force without a restart."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from entrypoint import boot
+from entrypoint import launch as launches
+from entrypoint.changes.site import Say, Site, now
+from entrypoint.control import Answer, Tell
+from run_agent.errors import RunAgentError
+from run_agent.model import Deploy
+from upgrade.outcome import EXIT_CODES, LOCKED, Verdict
+from upgrade.reconfigure import Outcome, Reconfiguration, apply
+
+ASK_SECONDS = 12.0
+"""How long the controller is asked for the configuration: some blips are shorter."""
+
+
+class Configuration:
+    """The configuration of one replica's release."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def reconfigure(self, arguments: Mapping[str, Any], tell: Tell) -> Answer:
+        """Take the current deploy's configuration, or with `dry_run` only say what differs."""
+        dry_run = bool(arguments.get("dry_run"))
+        try:
+            async with self._site.alone("reconfigure", "change of configuration", tell) as say:
+                outcome = await self._reconfigure(say, dry_run=dry_run)
+        except RunAgentError as error:
+            if error.exit_code in {*EXIT_CODES.values(), LOCKED}:
+                raise
+            unchanged = EXIT_CODES[Verdict.UNCHANGED]
+            raise RunAgentError(f"{error}; nothing has changed", exit_code=unchanged) from error
+        return Answer(outcome.to_json())
+
+    async def _reconfigure(self, say: Say, *, dry_run: bool) -> Outcome:
+        site = self._site
+        say("asking for the current configuration")
+        running = launches.load_deploy(site.layout)
+        current = await asyncio.to_thread(site.controller().current_deploy, ASK_SECONDS)
+        # another slug is for `upgrade`: this takes the settings alone
+        deploy = replace(running or current, config=current.config)
+        before = launches.load(site.layout)
+        folder = await asyncio.to_thread(site.layout.app.resolve)
+        prepared = await boot.prepare(
+            site.orders, site.options, site.environ, deploy, folder, before.env.get("HOST_INDEX")
+        )
+        say("changing the configuration")
+        outcome = await apply(
+            Reconfiguration(site.node(), prepared.what, folder, before.env, prepared.launch.env),
+            dry_run=dry_run,
+        )
+        if not dry_run:
+            self._remember(outcome, deploy, current, prepared)
+            await site.keep()
+        return outcome
+
+    def _remember(
+        self,
+        outcome: Outcome,
+        deploy: Deploy,
+        current: Deploy,
+        prepared: boot.Prepared,
+    ) -> None:
+        """Have later sessions, jobs and starts see the new values."""
+        site = self._site
+        if same_slug(deploy, current):
+            deploy = current
+        site.remember(prepared.launch, deploy)
+        changed = ", ".join(outcome.plan.names) or "nothing"
+        site.replica.learn(
+            deploy=deploy.label, good=False, last_change=f"reconfigure at {now()}: {changed}"
+        )
+        site.send(memo=site.replica.memo())
+        site.publish()
+
+
+def same_slug(one: Deploy, other: Deploy) -> bool:
+    """Tell whether two deploys have the same slug, by what no new signature of a URL changes."""
+    if one.slug_sha256 and other.slug_sha256:
+        return one.slug_sha256 == other.slug_sha256
+    return (one.version, _path(one)) == (other.version, _path(other))
+
+
+def _path(deploy: Deploy) -> str:
+    return deploy.slug_url.partition("?")[0]

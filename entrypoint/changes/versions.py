@@ -1,0 +1,284 @@
+"""Another version in the place of the one that serves: `upgrade`, `downgrade`, `releases`."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from entrypoint import boot
+from entrypoint import launch as launches
+from entrypoint.changes.site import Say, Site
+from entrypoint.changes.targets import Target, Targets
+from entrypoint.control import Answer, Tell
+from entrypoint.orders import INIT
+from run_agent import release
+from run_agent.errors import RunAgentError
+from run_agent.model import Deploy, Launch, Slug
+from run_agent.node import Node
+from run_agent.release import Kind, releases_file, start
+from run_agent.slug import record, tree
+from upgrade import releases
+from upgrade.additions import Additions
+from upgrade.failures import Failure, Failures
+from upgrade.install import Host, Installation, Plan, incarnation, settled
+from upgrade.journal import Entry, Journal, Phase
+from upgrade.model import Change, Serving
+from upgrade.outcome import Outcome, Verdict
+
+KEPT_ON_NODE = 2
+"""Old versions that stay on the node, to go back to."""
+
+log = logging.getLogger("changes")
+
+
+class Versions:
+    """The versions of one replica's release."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._layout = site.layout
+        self._targets = Targets(site)
+        self._trees = tree.Trees(site.layout)
+        self._journal = Journal(site.layout.run)
+        self._failures = Failures(site.layout.deploys)
+
+    # -- verbs ----------------------------------------------------------------------------------
+
+    async def upgrade(self, arguments: Mapping[str, Any], tell: Tell) -> Answer:
+        """Move to the controller's current deploy, or to the slug that is named."""
+        url, version = arguments.get("slug"), arguments.get("version")
+        what = f"upgrade to {version or ('a given slug' if url else 'the current deploy')}"
+        async with self._site.alone("upgrade", what, tell) as say:
+            change = self._upgrade(say, url, version, force=bool(arguments.get("force")))
+            return self._site.end("upgrade", await self._site.outcome(change))
+
+    async def downgrade(self, arguments: Mapping[str, Any], tell: Tell) -> Answer:
+        """Move back to an old version that the node still has."""
+        version = str(arguments["version"])
+        async with self._site.alone("downgrade", f"downgrade to {version}", tell) as say:
+            outcome = await self._site.outcome(self._downgrade(say, version))
+            return self._site.end("downgrade", outcome)
+
+    async def list(self, _arguments: Mapping[str, Any], _tell: Tell) -> Answer:
+        """Tell the versions on the node, and the deploys on the volume."""
+        node = self._site.node()
+        serving = await releases.serving(node, self._layout.run)
+        deploys = await asyncio.to_thread(self._targets.on_volume)
+        return Answer(
+            {
+                "node": node.name,
+                "serves": serving.version,
+                "releases": [
+                    {"name": known.name, "version": known.version, "status": known.status}
+                    for known in serving.known
+                ],
+                "deploys": deploys,
+            }
+        )
+
+    async def go_on(self, busy: str) -> None:
+        """End the change that a killed agent had begun: `busy` is what PID 1 knows of it."""
+        entry = await asyncio.to_thread(self._journal.read)
+        if entry is None:
+            log.warning("an agent was killed during the %s, which is cut", busy)
+            self._site.send(busy=None)
+            return
+        log.warning("an agent was killed during the %s: ending that", entry.what)
+        await self._site.until_running()
+        async with self._site.alone("go on", entry.what, lambda _: None) as say:
+            self._site.end(entry.what, await self._site.outcome(self._go_on(say, entry)))
+
+    # -- the change itself ----------------------------------------------------------------------
+
+    async def _upgrade(
+        self, say: Say, url: str | None, version: str | None, *, force: bool
+    ) -> Outcome:
+        node = self._site.node()
+        # first of all: a node that hangs, or has another cookie, is found out within seconds
+        serving = await releases.serving(node, self._layout.run)
+        target = await self._targets.current(
+            say, node, serving, url=url, version=version, force=force
+        )
+        if isinstance(target, Outcome):
+            return target
+        return await self._move(say, node, serving, target)
+
+    async def _downgrade(self, say: Say, version: str) -> Outcome:
+        node = self._site.node()
+        serving = await releases.serving(node, self._layout.run)
+        say("checking")
+        target = await self._targets.earlier(node, serving, version)
+        if isinstance(target, Outcome):
+            return target
+        return await self._move(say, node, serving, target)
+
+    async def _move(self, say: Say, node: Node, serving: Serving, target: Target) -> Outcome:
+        before = launches.load(self._layout)
+        env = dict(before.env)
+        if target.deploy is not None:
+            prepared = await boot.prepare(
+                self._site.orders, self._site.options, self._site.environ, target.deploy,
+                target.what.tree, before.env.get("HOST_INDEX"),
+            )  # fmt: skip
+            env = dict(prepared.launch.env)
+        if target.slug is not None:
+            await asyncio.to_thread(releases_file.create_missing, target.what)
+        change = self._change(node, serving, target.version, env, before.env)
+        entry = Entry(
+            phase=Phase.PLACING,
+            what=f"{'downgrade' if target.down else 'upgrade'} to {target.version}",
+            down=target.down,
+            from_version=change.from_version,
+            to_version=change.to_version,
+            incarnation=await incarnation(change),
+            digest=target.slug.digest if target.slug else None,
+            deploy=record.deploy_to_json(target.deploy) if target.deploy else None,
+            env=env,
+        )
+        placed_from = None if target.placed or target.slug is None else target.slug
+        installation = self._installation(say, change, entry, serving, placed_from)
+        outcome = await installation.carry_out()
+        concluded = await self._conclude(say, installation.entry, outcome, serving)
+        return replace(concluded, notes=(*target.notes, *concluded.notes))
+
+    async def _go_on(self, say: Say, entry: Entry) -> Outcome:
+        node = self._site.node()
+        serving = await settled(node, self._layout.run)
+        if entry.phase is Phase.PERMANENT:
+            outcome = Outcome(Verdict.DONE, f"{entry.to_version} serves", entry.to_version)
+            return await self._conclude(say, entry, outcome, serving)
+        before = launches.load(self._layout)
+        change = replace(
+            self._change(node, serving, entry.to_version, entry.env, before.env),
+            from_version=entry.from_version,
+        )
+        slug = self._trees.find(entry.digest) if entry.digest and not entry.down else None
+        installation = self._installation(say, change, entry, serving, slug)
+        return await self._conclude(say, entry, await installation.go_on(), serving)
+
+    def _change(
+        self,
+        node: Node,
+        serving: Serving,
+        version: str,
+        env: Mapping[str, str],
+        env_before: Mapping[str, str],
+    ) -> Change:
+        facts = self._site.replica.facts
+        return Change(
+            node=node, run=self._layout.run, root=serving.root, kind=Kind(str(facts.kind)),
+            name=facts.release or facts.app, from_version=serving.version, to_version=version,
+            env=env, env_before=env_before,
+        )  # fmt: skip
+
+    def _installation(
+        self, say: Say, change: Change, entry: Entry, serving: Serving, slug: Slug | None
+    ) -> Installation:
+        options = self._site.options
+        check = boot.ready_check(options, self._site.replica)
+        steps = Plan(
+            change,
+            down=entry.down,
+            tree=slug.path if slug else None,
+            digest=slug.digest if slug else None,
+            verify_seconds=options.upgrade_verify_seconds,
+            settle_seconds=min(options.upgrade_settle_seconds, options.upgrade_verify_seconds),
+        )
+        host = Host(ready=check, restart=self._site.restart, tell=say)
+        return Installation(steps, self._site.additions(serving), self._journal, entry, host)
+
+    async def _conclude(
+        self, say: Say, entry: Entry, outcome: Outcome, serving: Serving
+    ) -> Outcome:
+        """Have the replica remember how a change ended, and forget that it was under way."""
+        notes: tuple[str, ...] = ()
+        if outcome.verdict is Verdict.DONE:
+            notes = await self._adopt(say, entry, serving)
+        elif entry.digest and entry.phase is not Phase.PLACING and not entry.down:
+            failure = Failure(time.time(), entry.from_version, outcome.message)
+            remembers = asyncio.to_thread(self._failures.remember, entry.digest, failure)
+            notes = await _tried(remembers)
+        await asyncio.to_thread(self._journal.end)
+        if outcome.verdict is not Verdict.DONE:
+            boots = f"a restart in place boots {entry.from_version}; {self._new_container()}"
+            notes = (*notes, *await _tried(self._prepare_again()), boots)
+        elif entry.down or entry.deploy is None or entry.deploy["version"] is None:
+            # not what the controller says, or we cannot tell
+            notes = (*notes, self._new_container())
+        return replace(outcome, notes=(*outcome.notes, *notes))
+
+    async def _prepare_again(self) -> None:
+        """Have the run folder hold what belongs to the version that stays: epmd, vm.args."""
+        deploy = launches.load_deploy(self._layout)
+        if deploy is not None:
+            site, folder = self._site, await asyncio.to_thread(self._layout.app.resolve)
+            await boot.prepare(site.orders, site.options, site.environ, deploy, folder)
+
+    async def _adopt(self, say: Say, entry: Entry, serving: Serving) -> tuple[str, ...]:
+        """Make the new version what a restart boots, and what sessions and `status` show."""
+        say(f"{entry.to_version} is permanent")
+        deploy = record.deploy_from_json(dict(entry.deploy)) if entry.deploy else None
+        # It serves, whatever cannot be kept of it on a full disk.
+        notes = await _tried(self._boot_from_now_on(entry, deploy, serving))
+        self._site.replica.learn(
+            deploy=deploy.label if deploy else "image",
+            digest=entry.digest,
+            version=entry.to_version,
+            good=False,
+            notes=(),
+        )
+        self._site.send(memo=self._site.replica.memo())
+        await self._site.keep()
+        return (*notes, *await self._remove_old(self._site.additions(serving)))
+
+    async def _boot_from_now_on(
+        self, entry: Entry, deploy: Deploy | None, serving: Serving
+    ) -> None:
+        """Have starts in place boot the new version, and sessions see it."""
+        self._site.remember(self._launch(entry, serving), deploy)
+        facts = self._site.replica.facts
+        if entry.digest is not None and facts.started is not None:  # else an image's own release
+            await asyncio.to_thread(self._trees.switch, entry.digest)
+            await asyncio.to_thread(self._site.additions(serving).put_back_start)
+
+    def _launch(self, entry: Entry, serving: Serving) -> Launch:
+        """Return how a start in place starts the new version, its Procfile included."""
+        facts = self._site.replica.facts
+        name = facts.release or facts.app
+        folder = self._layout.deploys / entry.digest if entry.digest else serving.root
+        started = start.choose(
+            release.identify(folder, name), self._layout.app, self._site.orders.command
+        )
+        return Launch(started.argv, entry.env, self._layout.app, started.stop_group)
+
+    def _new_container(self) -> str:
+        if self._site.has_controller:
+            return "a new container boots the controller's current deploy"
+        if self._site.orders.verb == INIT:
+            return "a new container boots the release of its image"
+        return "a new container boots the slug that SLUG_URL names"
+
+    async def _remove_old(self, additions: Additions) -> tuple[str, ...]:
+        """Keep the last two old versions on the node, besides the one that it began with."""
+        node, run = self._site.node(), self._layout.run
+        try:
+            serving = await releases.serving(node, run)
+            old = [known.version for known in serving.known if known.status == "old"]
+            for version in old[KEPT_ON_NODE:]:
+                if await asyncio.to_thread(additions.digest_of, version):
+                    await releases.remove(node, run, version)
+                    await asyncio.to_thread(additions.undo, version)
+        except RunAgentError as error:
+            return (f"an old version could not be removed: {error}",)
+        return ()
+
+
+async def _tried(step: Awaitable[None]) -> tuple[str, ...]:
+    """Do what a change does not stand or fall with; return what to say of it."""
+    try:
+        await step
+    except RunAgentError as error:
+        return (str(error),)
+    return ()

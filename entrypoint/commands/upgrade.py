@@ -1,0 +1,46 @@
+"""`run-agent upgrade [VERSION]`."""
+
+from collections.abc import Mapping
+
+from entrypoint.commands import _changing
+from entrypoint.parser import Parser
+
+EXAMPLES = """\
+examples:
+  run-agent upgrade                        to the controller's current deploy
+  run-agent upgrade 0.2.0                  the same, but only if that is this version
+  run-agent upgrade --slug URL             to a slug that the controller knows nothing of
+  run-agent upgrade --json | jq .verdict   for a program; the steps go to stderr
+
+Connections stay open and processes keep their state: the slug must hold a relup from the version
+that serves, and its applications appups. Nothing changes where that cannot be: then deploy it the
+ordinary way, by a restart of the replica.
+
+exit codes:
+  0   done, or already there            12  failed; the old version was put back, connections
+  10  refused: see why                      may have been lost
+  11  failed; the old version still     13  failed, and nothing serves
+      serves, and nobody noticed        14  another change is under way
+"""
+
+
+def main(arguments: list[str], environ: Mapping[str, str]) -> int:
+    """Have the agent upgrade the release, and show how it goes."""
+    parser = Parser(
+        "upgrade",
+        description="Change the running release to another version in place, without a restart.",
+        examples=EXAMPLES,
+    )
+    parser.add_argument("version", metavar="VERSION", nargs="?", help="refuse any other version")
+    parser.add_argument("--slug", metavar="URL", help="take this slug: https, gs or file")
+    parser.add_argument(
+        "--force", action="store_true", help="try a slug again that has failed before"
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome for a program")
+    given = parser.parse_args(arguments)
+    outcome, code = _changing.ask(
+        environ, "upgrade", as_json=given.json,
+        version=given.version, slug=given.slug, force=given.force,
+    )  # fmt: skip
+    _changing.show(outcome, as_json=given.json)
+    return code

@@ -1,0 +1,1 @@
+# add_words: the Ecto.Migrator of the example reads the name of this file only.

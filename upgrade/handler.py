@@ -1,0 +1,72 @@
+"""Install a version of a mix release by release_handler, with the new deploy's configuration.
+
+Owns the one call on the node that does so (`upgrade/erl/run_agent_install.erl`). Up and down are
+the same to it. What serves afterwards is the caller's to ask: a call may be cut off.
+"""
+
+from collections.abc import Mapping
+
+from run_agent.errors import RunAgentError
+from run_agent.node import NO_ANSWER
+from run_agent.release.erlang_term import Term
+from upgrade import on_node
+from upgrade.model import Change
+
+REDACTED_CHARACTERS = 6
+"""From this length on an environment value is taken out of an error; shorter ones are words, and
+paths are what the reader needs."""
+
+
+async def install(change: Change, *, deadline: float) -> None:
+    """Have the node run `change.to_version`; not yet permanent. `deadline` is in seconds.
+
+    Raises `RunAgentError` with the reason. Where it was before the point of no return nothing has
+    changed; where it was after it, or the call was cut off, the node may be restarting itself.
+    """
+    folder = change.root / "releases" / change.to_version
+    put, unset = differences(
+        _with_version(change.env_before, change.from_version),
+        _with_version(change.env, change.to_version),
+    )
+    try:
+        await on_node.call(
+            change.node,
+            change.run,
+            "run_agent_install",
+            "install",
+            change.to_version,
+            str(folder),
+            put,
+            unset,
+            deadline=deadline,
+        )
+    except RunAgentError as error:
+        raise _explained(change, error) from None
+
+
+def differences(
+    before: Mapping[str, str], after: Mapping[str, str]
+) -> tuple[list[Term], list[Term]]:
+    """Return what makes `after` of `before`: variables to set, as pairs, and names to unset."""
+    put: list[Term] = [pair for pair in after.items() if before.get(pair[0]) != pair[1]]
+    return put, [name for name in before if name not in after]
+
+
+def _with_version(env: Mapping[str, str], version: str) -> dict[str, str]:
+    """Return the environment of the VM, in which the start script puts the version."""
+    return {**env, "RELEASE_VSN": version}
+
+
+def _explained(change: Change, error: RunAgentError) -> RunAgentError:
+    """Say what was to be done, without the values that a configuration may repeat in its words."""
+    reason = str(error).removeprefix("cannot install: ")
+    values = {*change.env.values(), *change.env_before.values()}
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= REDACTED_CHARACTERS and not value.startswith("/"):
+            reason = reason.replace(value, "…")
+    if error.exit_code in NO_ANSWER:
+        reason = f"{reason}; the call ended without an answer, so the node may be restarting itself"
+    return RunAgentError(
+        f"cannot install {change.to_version} over {change.from_version}: {reason}",
+        exit_code=error.exit_code,
+    )

@@ -1,0 +1,315 @@
+"""One change of version from its first file to the verdict, and the way back.
+
+Owns the order of the steps, and what is believed: after anything that may have failed the node is
+asked which version serves. Does not know where slugs come from, nor what the replica remembers.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from run_agent.errors import RunAgentError
+from run_agent.node import Node
+from run_agent.release import Kind
+from run_agent.release.erlang_term import Term
+from upgrade import handler, on_node, releases, script
+from upgrade.additions import Additions
+from upgrade.journal import Entry, Journal, Phase
+from upgrade.model import Change, Serving
+from upgrade.outcome import Outcome, Verdict
+
+INSTALL_SECONDS = 60.0
+"""How long the install itself may take: tens of milliseconds, and what the app's own code_change
+and configuration do."""
+
+SETTLE_SECONDS = 60.0
+"""How long a node that reboots itself, or that PID 1 starts again, may take to answer."""
+
+POLL_SECONDS = 0.2
+"""Between two looks at a node, or at the app's readiness, which tell nobody when they change."""
+
+CLEAN_UP_SECONDS = 15.0
+"""How long the new version may take to be removed: a node that hangs must not hold up the end."""
+
+VERSION_NAME = {Kind.MIX: "RELEASE_VSN", **script.VERSION_NAME}
+"""The variable by which a start script tells its VM the version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done: the change, where its new files are, and how long it may take.
+
+    `tree` holds the slug that it leads to; none where the files are in the node's tree already.
+    """
+
+    change: Change
+    down: bool
+    tree: Path | None
+    digest: str | None
+    verify_seconds: float
+    settle_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the replica does for us.
+
+    `ready` tells what the app waits for, none once it is ready; `restart` starts the release
+    again in place and returns when it was; `tell` shows a step to whoever watches.
+    """
+
+    ready: Callable[[], Awaitable[str | None]]
+    restart: Callable[[], Awaitable[None]]
+    tell: Callable[[str], None]
+
+
+class Installation:
+    """One change under way. `entry` is its line in the journal, further along for a successor."""
+
+    def __init__(
+        self, plan: Plan, additions: Additions, journal: Journal, entry: Entry, host: Host
+    ) -> None:
+        self._plan, self._change, self._host = plan, plan.change, host
+        self._additions, self._journal, self.entry = additions, journal, entry
+
+    async def carry_out(self) -> Outcome:
+        """Do all of it. Raises nothing of `RunAgentError`: every failure is an outcome."""
+        try:
+            self._journal.begin(self.entry)
+            await self._place()
+            self._reached(Phase.INSTALLING)
+        except RunAgentError as error:
+            return await self._go_back(error)
+        try:
+            self._host.tell("installing: processes are suspended, changed and resumed")
+            await self._install(self._change, down=self._plan.down)
+            self._reached(Phase.VERIFYING)
+        except RunAgentError as error:
+            return await self._go_back(error)
+        return await self._verify_and_keep()
+
+    async def go_on(self) -> Outcome:
+        """End what an agent before us had begun, one way or the other."""
+        cut = RunAgentError("cannot tell how far it came: the agent that did it was killed")
+        if self.entry.phase is Phase.PLACING:
+            return await self._go_back(cut)
+        try:
+            if self._change.kind is not Kind.MIX:
+                await script.until_idle(self._change)
+            serving = await self._settled()
+        except RunAgentError as error:
+            return await self._go_back(error)
+        if serving.version == self._change.to_version:
+            return await self._verify_and_keep()
+        return await self._go_back(cut)
+
+    # -- forward --------------------------------------------------------------------------------
+
+    async def _place(self) -> None:
+        """Put the new version's files beside the running ones; nothing that runs is touched."""
+        tree, change = self._plan.tree, self._change
+        if tree is None:
+            return
+        self._host.tell(f"placing the files of {change.to_version}")
+        await self._remove_version()
+        await asyncio.to_thread(
+            self._additions.place, tree, change.to_version, digest=self._plan.digest
+        )
+        rel_file = change.root / "releases" / change.to_version / f"{change.name}.rel"
+        await releases.set_unpacked(change.node, change.run, rel_file)
+
+    async def _install(self, change: Change, *, down: bool) -> None:
+        if change.kind is Kind.MIX:
+            await handler.install(change, deadline=INSTALL_SECONDS)
+        else:
+            await script.install(change, deadline=INSTALL_SECONDS, tell=self._host.tell, down=down)
+
+    async def _verify_and_keep(self) -> Outcome:
+        change = self._change
+        try:
+            self._host.tell(f"verifying {change.to_version}")
+            await self._verify()
+            await releases.make_permanent(change.node, change.run, change.to_version)
+            self._reached(Phase.PERMANENT)
+        except RunAgentError as error:
+            return await self._go_back(error)
+        return Outcome(
+            Verdict.DONE,
+            f"{change.to_version} serves; it was {change.from_version}",
+            change.to_version,
+        )
+
+    async def _verify(self) -> None:
+        """Wait until the new version is ready, and stays it; raises `RunAgentError` otherwise."""
+        deadline = time.monotonic() + self._plan.verify_seconds
+        ready_since: float | None = None
+        while True:
+            problem = await self._problem()
+            now = time.monotonic()
+            ready_since = None if problem else ready_since or now
+            if ready_since is not None and now - ready_since >= self._plan.settle_seconds:
+                return
+            if problem and now >= deadline:
+                raise RunAgentError(
+                    f"cannot keep {self._change.to_version}: after "
+                    f"{self._plan.verify_seconds:g} s (UPGRADE_VERIFY_SECONDS) it waits for "
+                    f"{problem}"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _problem(self) -> str | None:
+        """Tell what keeps the new version from being good; raises once it does not serve."""
+        try:
+            serving = await releases.serving(self._change.node, self._change.run)
+        except RunAgentError:
+            return f"the node {self._change.node.name} to answer"
+        if serving.version != self._change.to_version:
+            raise RunAgentError(
+                f"cannot keep {self._change.to_version}: the node crashed on it, and came back "
+                f"with {serving.version}"
+            )
+        return await self._host.ready()
+
+    # -- back -----------------------------------------------------------------------------------
+
+    async def _go_back(self, error: RunAgentError) -> Outcome:
+        """Have the old version serve again, whatever it takes; then say what is true."""
+        change = self._change
+        version = change.from_version
+        self._host.tell(f"going back to {version}: {error}")
+        try:
+            serving = await self._answering()
+            untouched = serving.version == version and await self._is_same_incarnation()
+            if serving.version == change.to_version:
+                await self._leave_new_version()
+            if not untouched:
+                await self._wait_for_old_version()
+            await self._put_environment_back()
+            notes = await self._clean_up()
+            if (await self._settled()).version == change.to_version:
+                return await self._go_back(error)  # an install that was cut off has gone on
+        except RunAgentError as worse:
+            return self._lost(error, worse)
+        if untouched:
+            return Outcome(Verdict.UNCHANGED, f"{error}; {version} still serves", version, notes)
+        return Outcome(Verdict.RECOVERED, f"{error}; {version} serves again", version, notes)
+
+    async def _answering(self) -> Serving:
+        """Wait for the node; where it stays away, and may do so for our sake, start it again."""
+        try:
+            return await self._settled()
+        except RunAgentError as error:
+            if self.entry.phase is Phase.PLACING or error.exit_code == os.EX_IOERR:
+                raise
+            await self._start_again(error)
+            return await self._settled()
+
+    def _lost(self, error: RunAgentError, worse: RunAgentError) -> Outcome:
+        """Tell of a node that we cannot ask or bring back; before the install it is as it was."""
+        if self.entry.phase is Phase.PLACING:
+            version = self._change.from_version
+            left = f"what was placed could not be removed ({worse}); a restart does it"
+            return Outcome(Verdict.UNCHANGED, f"{error}; nothing has changed", version, (left,))
+        return Outcome(Verdict.DOWN, f"{error}; and going back failed: {worse}")
+
+    async def _leave_new_version(self) -> None:
+        """By the relup, or where that has no way or fails by a start of the old version."""
+        change = self._change
+        back = replace(
+            change,
+            from_version=change.to_version,
+            to_version=change.from_version,
+            env=change.env_before,
+            env_before=change.env,
+        )
+        try:
+            await self._install(back, down=not self._plan.down)
+            await releases.make_permanent(change.node, change.run, change.from_version)
+        except RunAgentError as error:
+            with contextlib.suppress(RunAgentError):
+                if (await self._settled()).version == change.from_version:
+                    return  # the node has rebooted itself into it
+            await self._start_again(error)
+
+    async def _start_again(self, error: RunAgentError) -> None:
+        version = self._change.from_version
+        self._host.tell(f"{error}; starting the release again in {version}")
+        await asyncio.to_thread(self._additions.put_back_start)
+        await self._host.restart()
+
+    async def _wait_for_old_version(self) -> None:
+        """Wait until it serves and is ready; raises `RunAgentError` past the deadline."""
+        change = self._change
+        serving = await self._settled()
+        if serving.version != change.from_version:
+            raise RunAgentError(
+                f"cannot get {change.from_version} to serve: it is {serving.version}; see "
+                "`run-agent releases`, and restart the replica"
+            )
+        deadline = time.monotonic() + self._plan.verify_seconds
+        while (problem := await self._host.ready()) is not None:
+            if time.monotonic() >= deadline:
+                raise RunAgentError(
+                    f"cannot get {change.from_version} ready: it waits for {problem}"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _put_environment_back(self) -> None:
+        """Undo what a node that has rebooted itself, in the same process, has kept."""
+        change = self._change
+        before = {**change.env_before, VERSION_NAME[change.kind]: change.from_version}
+        now = {**change.env, VERSION_NAME[change.kind]: change.to_version}
+        put: list[Term] = [
+            (name, value) for name, value in before.items() if now.get(name) != value
+        ]
+        unset: list[Term] = [name for name in now if name not in before]
+        await on_node.call(change.node, change.run, "run_agent_environment", "put", put, unset)
+
+    async def _settled(self) -> Serving:
+        return await settled(self._change.node, self._change.run)
+
+    async def _clean_up(self) -> tuple[str, ...]:
+        """Take the new version's files away again; return what could not be."""
+        if self._plan.tree is None:
+            return ()
+        try:
+            async with asyncio.timeout(CLEAN_UP_SECONDS):
+                await self._remove_version()
+        except (RunAgentError, TimeoutError) as error:
+            return (f"what was placed could not be removed ({error}); a restart does it",)
+        return ()
+
+    async def _remove_version(self) -> None:
+        change = self._change
+        await releases.remove(change.node, change.run, change.to_version)
+        await asyncio.to_thread(self._additions.undo, change.to_version)
+
+    async def _is_same_incarnation(self) -> bool:
+        return await incarnation(self._change) == self.entry.incarnation
+
+    def _reached(self, phase: Phase) -> None:
+        self.entry = self._journal.reached(self.entry, phase)
+
+
+async def settled(node: Node, run: Path) -> Serving:
+    """Wait for a node that may be rebooting; raises `RunAgentError` where it stays away."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while True:
+        try:
+            return await releases.serving(node, run)
+        except RunAgentError:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def incarnation(change: Change) -> str:
+    """Return what differs once the node has rebooted, in the same process or another."""
+    return await change.node.evaluate(
+        "erlang:phash2({os:getpid(), erlang:system_info(start_time), "
+        "whereis(application_controller)})"
+    )
