@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from entrypoint import launch as launches
-from entrypoint.deploys import Chooser, Chosen
+from entrypoint.deploys import Chooser, Chosen, changes_on_disk, in_use
 from entrypoint.orders import BOOTSTRAP, DISTILLERY_JOB, EXEC, Orders
 from entrypoint.replica import Replica
 from entrypoint.session import Session
 from run_agent import health, node, release
 from run_agent.errors import RunAgentError, SettingsError
-from run_agent.model import Deploy, Launch, Layout, Secret
+from run_agent.model import Deploy, Launch, Secret
 from run_agent.release import environment, identity, releases_file, start
 from run_agent.settings import NO_CONTROLLER, Settings
-from run_agent.slug import record, tree
-from upgrade.additions import Additions
+from run_agent.slug import tree
 
 JOB_NAME_BYTES = 4
 """Of chance in the name of a job's node: two jobs at one address are few, and never share it."""
@@ -153,11 +152,6 @@ def _start_of_job(orders: Orders, what: release.Release, session: Session) -> st
     return start.Start((str(script), *orders.command), stop_group=True)
 
 
-def changes_on_disk(layout: Layout, digest: str) -> Additions:
-    """Return what changes in place have added to the tree of that slug."""
-    return Additions(layout.deploys / digest, record.added_path(layout.deploys, digest))
-
-
 def _refuse_check_without_node(options: Settings, *, has_node: bool) -> None:
     if options.ready_check.kind == "node" and not has_node:
         advice = "set it to port, http:/PATH or none"
@@ -245,8 +239,7 @@ def keep(options: Settings, replica: Replica) -> None:
     digest, deploy = replica.facts.digest, launches.load_deploy(options.layout)
     if digest is None or deploy is None:
         return
-    in_use = {digest, replica.facts.started or digest}  # the node stays in the tree it began in
     trees = tree.Trees(options.layout)
     trees.mark_good(digest, deploy, time.time(), app=replica.facts.app)
-    for removed in trees.prune(in_use):
+    for removed in trees.prune(in_use(options.layout, replica.facts)):
         log.info("removed the old deploy %s", removed[:12])

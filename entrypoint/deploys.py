@@ -15,12 +15,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from entrypoint.replica import Replica
+from entrypoint.replica import Facts, Replica
 from run_agent import controller
 from run_agent.errors import DeniedError, RunAgentError, UnavailableError
-from run_agent.model import Deploy, Slug
+from run_agent.model import Deploy, Layout, Slug
 from run_agent.settings import Settings
-from run_agent.slug import app_folder, fetch, tree
+from run_agent.slug import app_folder, fetch, record, tree
+from upgrade.additions import Additions
 
 KEPT_PATIENCE_SECONDS = 12.0
 """How long an unreachable controller is tried where a good deploy is kept: some blips are shorter,
@@ -133,9 +134,7 @@ class Chooser:
         """
         # Deploys that never became ready must not fill the volume; the newest is spared, since a
         # predecessor of ours may have fetched it for this very boot.
-        facts = self._replica.facts
-        in_use = {digest for digest in (facts.digest, facts.started) if digest}
-        await asyncio.to_thread(self._trees.prune, in_use, spare=1)
+        await asyncio.to_thread(self._prune)
         pause = FIRST_PAUSE_SECONDS
         while True:
             async with fetch.start(self._environ) as fetcher:
@@ -148,6 +147,9 @@ class Chooser:
                     log.warning("%s; trying again in %d s", error, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE_SECONDS)
+
+    def _prune(self) -> None:
+        self._trees.prune(in_use(self._options.layout, self._replica.facts), spare=1)
 
     async def _current(self, source: controller.Controller, patience: float) -> Deploy:
         with self._waiting(f"the current deploy from {self._options.controller_url}"):
@@ -167,6 +169,8 @@ class Chooser:
             closing(Progress(deploy.label)) as progress,
         ):
             show = functools.partial(self._show, deploy.label) if self._show else progress.tell
+            if self._show:
+                show(fetch.Progress(0, None, 0, 0))  # a storage may hang before its first byte
             return await fetcher.fetch(request, show, self._remaining())
 
     def _fall_back(self, kept: tuple[Deploy, Slug], error: RunAgentError) -> tuple[Deploy, Slug]:
@@ -195,6 +199,22 @@ class Chooser:
         yield
         self._replica.wait_for("boot", None)
         self._tell()
+
+
+def changes_on_disk(layout: Layout, digest: str) -> Additions:
+    """Return what changes in place have added to the tree of that slug."""
+    return Additions(layout.deploys / digest, record.added_path(layout.deploys, digest))
+
+
+def in_use(layout: Layout, facts: Facts) -> set[str]:
+    """Return the digests of the slugs that run, or that can be gone back to in place.
+
+    The node stays in the tree that it began in. Raises `RunAgentError` (74).
+    """
+    if facts.started is None:
+        return {facts.digest} if facts.digest else set()
+    added = changes_on_disk(layout, facts.started).digests()
+    return added | {facts.started, facts.digest or facts.started}
 
 
 class Progress:

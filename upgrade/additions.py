@@ -130,6 +130,12 @@ class Additions:
         added = record and record.versions.get(version)
         return added.digest if added else None
 
+    def digests(self) -> set[str]:
+        """Return the digests of the slugs that anything was added from; raises as `digest_of`."""
+        record = self._read()
+        versions = record.versions.values() if record else ()
+        return {added.digest for added in versions if added.digest is not None}
+
     # -- the tree -------------------------------------------------------------------------------
 
     def _refuse(self, version: str) -> None:

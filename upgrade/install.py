@@ -99,7 +99,7 @@ class Installation:
             return await self._go_back(cut)
         try:
             if self._change.kind is not Kind.MIX:
-                await script.until_idle(self._change)
+                await script.take_over(self._change, tell=self._host.tell, down=self._plan.down)
             serving = await self._settled()
         except RunAgentError as error:
             return await self._go_back(error)

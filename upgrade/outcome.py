@@ -35,13 +35,15 @@ LOCKED = 14
 class Outcome:
     """The end of a change: `message` is a sentence for people, `serves` the version that serves.
 
-    `notes` are what else a person should know.
+    `notes` are what else a person should know. `try_again` says that it failed for something
+    passing, as an outage of the storage is.
     """
 
     verdict: Verdict
     message: str
     serves: str | None = None
     notes: tuple[str, ...] = ()
+    try_again: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -55,6 +57,7 @@ class Outcome:
             "message": self.message,
             "serves": self.serves,
             "notes": list(self.notes),
+            "try_again": self.try_again,
         }
 
 

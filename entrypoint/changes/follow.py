@@ -29,7 +29,7 @@ class Follow:
         self._judged: Deploy | None = None
 
     async def run(self) -> None:
-        """Ask for ever. What fails is logged where it fails, and tried again once it differs."""
+        """Ask for ever. A deploy that fails is left alone until there is another."""
         period = self._site.options.ssh_keys_seconds
         while True:
             await asyncio.sleep(period * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - jitter
@@ -43,16 +43,25 @@ class Follow:
         if site.replica.release.get("state") != "running" or site.replica.change is not None:
             return
         running = launches.load_deploy(site.layout)
+        self._judged = self._judged or running
         current = await asyncio.to_thread(site.controller().current_deploy, ASK_SECONDS)
-        if running is None or _same(current, self._judged or running):
+        if running is None or self._judged is None or _same(current, self._judged):
             return
         log.info("the controller's current deploy is %s: changing to it", current.label)
-        if same_slug(current, running):
-            answer = await self._configuration.reconfigure({}, lambda _: None)
-        else:
-            answer = await self._versions.upgrade({}, lambda _: None)
-        if answer.exit_code != LOCKED:
+        if await self._is_over(current, running):
             self._judged = current
+
+    async def _is_over(self, current: Deploy, running: Deploy) -> bool:
+        """Change to it; tell whether that has ended, well or not, such that no turn tries again."""
+        try:
+            if same_slug(current, running):
+                answer = await self._configuration.reconfigure({}, lambda _: None)
+            else:
+                answer = await self._versions.upgrade({}, lambda _: None)
+        except RunAgentError as error:
+            log.warning("%s", error)
+            return error.exit_code != LOCKED
+        return not answer.result.get("try_again")
 
 
 def _same(one: Deploy, other: Deploy) -> bool:

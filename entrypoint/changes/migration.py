@@ -43,13 +43,7 @@ class Migration:
                 lambda stream, text: tell({"stream": stream, "text": text}),
                 expression=await self._expression(app),
             )
-            return Answer(
-                {
-                    "app": migrated.app,
-                    "versions": migrated.versions,
-                    "message": migrated.message,
-                }
-            )
+            return Answer(migrated.to_json())
 
     async def _expression(self, app: str) -> str | None:
         """Ask the controller; one that is out of reach is no reason not to migrate."""

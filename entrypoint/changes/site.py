@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from entrypoint import boot
 from entrypoint import launch as launches
 from entrypoint.control import Answer, Tell
+from entrypoint.deploys import changes_on_disk
 from entrypoint.orders import INIT, Orders
 from entrypoint.replica import Replica
 from run_agent import controller
@@ -24,6 +26,9 @@ from upgrade.outcome import LOCKED, Outcome, RefusedError, Verdict
 
 RESTART_SECONDS = 45.0
 """How long PID 1 may take to start the release again: it gives it 10 s to stop."""
+
+PASSING = frozenset({os.EX_UNAVAILABLE, os.EX_TEMPFAIL})
+"""Exit codes of errors that may be gone a minute later."""
 
 Say = Callable[[str], None]
 """How a change tells its next step to whoever watches."""
@@ -77,7 +82,7 @@ class Site:
         """Return what changes have added to the tree that the node began in."""
         started = self.replica.facts.started
         if started is not None:
-            return boot.changes_on_disk(self.layout, started)
+            return changes_on_disk(self.layout, started)
         return Additions(serving.root, self.layout.run / "added.json")
 
     # -- one at a time --------------------------------------------------------------------------
@@ -128,7 +133,10 @@ class Site:
             return Outcome(Verdict.REFUSED, str(error), self.replica.facts.version)
         except RunAgentError as error:
             serves = self.replica.facts.version
-            return Outcome(Verdict.UNCHANGED, f"{error}; nothing has changed", serves)
+            return Outcome(
+                Verdict.UNCHANGED, f"{error}; nothing has changed", serves,
+                try_again=error.exit_code in PASSING,
+            )  # fmt: skip
 
     def end(self, verb: str, outcome: Outcome) -> Answer:
         """Say how a change ended: in the log, to PID 1, in `status`, and to who asked for it."""

@@ -97,7 +97,7 @@ class Versions:
     ) -> Outcome:
         node = self._site.node()
         # first of all: a node that hangs, or has another cookie, is found out within seconds
-        serving = await releases.serving(node, self._layout.run)
+        serving = await self._serving(node)
         target = await self._targets.current(
             say, node, serving, url=url, version=version, force=force
         )
@@ -107,12 +107,19 @@ class Versions:
 
     async def _downgrade(self, say: Say, version: str) -> Outcome:
         node = self._site.node()
-        serving = await releases.serving(node, self._layout.run)
+        serving = await self._serving(node)
         say("checking")
         target = await self._targets.earlier(node, serving, version)
         if isinstance(target, Outcome):
             return target
         return await self._move(say, node, serving, target)
+
+    async def _serving(self, node: Node) -> Serving:
+        serving = await releases.serving(node, self._layout.run)
+        if self._site.replica.facts.started is not None:
+            # once more, as the disk may have been full after the change before
+            await asyncio.to_thread(self._site.additions(serving).put_back_start)
+        return serving
 
     async def _move(self, say: Say, node: Node, serving: Serving, target: Target) -> Outcome:
         before = launches.load(self._layout)

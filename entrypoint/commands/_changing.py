@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from entrypoint import control
+from entrypoint.ask import call
 from run_agent.settings import layout_of
 
 
@@ -14,7 +14,7 @@ def ask(
 ) -> tuple[Mapping[str, Any], int]:
     """Have the agent carry out `verb`, show its steps on stderr; return the result and the code."""
     with_terminal = sys.stderr.isatty()
-    for answer in control.call(layout_of(environ).control_socket, verb, **arguments):
+    for answer in call(layout_of(environ).control_socket, verb, **arguments):
         if "result" in answer:
             if with_terminal:
                 _draw("")

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from entrypoint import control
+from entrypoint import ask
 from entrypoint.parser import Parser
 from run_agent.settings import layout_of
 
@@ -26,7 +26,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--undo", action="store_true", help="put it back into service")
     parser.add_argument("--json", action="store_true", help="print the state for a program")
     given = parser.parse_args(arguments)
-    *_, last = control.call(layout_of(environ).control_socket, "drain", undo=given.undo)
+    *_, last = ask.call(layout_of(environ).control_socket, "drain", undo=given.undo)
     state = last["result"]
     if given.json:
         print(json.dumps(state))

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from entrypoint import control
+from entrypoint import ask
 from entrypoint.parser import Parser
 from run_agent.settings import layout_of
 
@@ -29,7 +29,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("action", metavar="refresh", choices=["refresh"], help="fetch the keys now")
     parser.add_argument("--json", action="store_true", help="print the outcome for a program")
     given = parser.parse_args(arguments)
-    *_, last = control.call(layout_of(environ).control_socket, "keys-refresh")
+    *_, last = ask.call(layout_of(environ).control_socket, "keys-refresh")
     print(json.dumps(last["result"]) if given.json else _sentence(last["result"]))
     return os.EX_OK
 

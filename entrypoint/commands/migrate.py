@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from entrypoint import control
+from entrypoint import ask
 from entrypoint.parser import Parser
 from run_agent.errors import RunAgentError
 from run_agent.settings import layout_of
@@ -43,7 +43,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     given = parser.parse_args(arguments)
-    answers = control.call(layout_of(environ).control_socket, "migrate", name=given.name)
+    answers = ask.call(layout_of(environ).control_socket, "migrate", name=given.name)
     if given.json:
         return _print_object(answers, given.name)
     for answer in answers:

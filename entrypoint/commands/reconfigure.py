@@ -1,13 +1,11 @@
 """`run-agent reconfigure [--dry-run]`."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from entrypoint import control
+from entrypoint.commands import _changing
 from entrypoint.parser import Parser
-from run_agent.settings import layout_of
 
 EXAMPLES = """\
 examples:
@@ -42,14 +40,9 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args(arguments)
-    socket = layout_of(environ).control_socket
-    for answer in control.call(socket, "reconfigure", dry_run=given.dry_run):
-        if "result" in answer:
-            break
-        print(answer["progress"]["text"], file=sys.stderr)
-    result = answer["result"]
+    result, code = _changing.ask(environ, "reconfigure", as_json=given.json, dry_run=given.dry_run)
     print(json.dumps(result) if given.json else "\n".join(_lines(result)))
-    return int(answer["exit"])
+    return code
 
 
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:

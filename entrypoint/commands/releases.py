@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from entrypoint import control
+from entrypoint import ask
 from entrypoint.parser import Parser
 from run_agent.settings import layout_of
 
@@ -29,7 +29,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args(arguments)
-    *_, last = control.call(layout_of(environ).control_socket, "releases")
+    *_, last = ask.call(layout_of(environ).control_socket, "releases")
     if given.json:
         print(json.dumps(last["result"], indent=2))
     else:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from entrypoint import control
+from entrypoint import ask
 from support import cgroup
 from support.long_tests import LONG
 from support.replica import status_of
@@ -111,7 +111,7 @@ def until_back(replica, before, seconds=PATIENCE_SECONDS):
     """
     until_new(replica, before, seconds)
     socket = replica.root / "run/run-agent/control.sock"
-    *_, last = control.call(socket, "status")
+    *_, last = ask.call(socket, "status")
     return last["result"]
 
 

@@ -280,8 +280,8 @@ def a_refresh(agent, capsys):
         listener.bind(str(agent.layout.control_socket))
         listener.listen()
 
-        async def answer(_):
-            return await agent.keeper.refresh()
+        async def answer(_arguments, _tell):
+            return control.Answer(await agent.keeper.refresh())
 
         async def served():
             environ = {"RUN_AGENT_ROOT": str(agent.layout.root)}

@@ -61,10 +61,16 @@ async def install(
         undo.pop_all()
 
 
-async def until_idle(change: Change) -> None:
-    """Wait for a script whose agent was killed; raises `RunAgentError` (75) if it does not end."""
-    async with turns.take(change.run, f"a look at {change.name}"):
-        return
+async def take_over(change: Change, *, tell: Callable[[str], None], down: bool) -> None:
+    """End what `install` had begun in an agent that was killed, once its script has ended.
+
+    Whether the version serves is for the caller to ask. Raises `RunAgentError`.
+    """
+    async with turns.take(change.run, f"the rest of {change.name} {change.to_version}"):
+        with PREPARED[change.kind](change, down=down) as call:
+            if (await releases.serving(change.node, change.run)).version == change.to_version:
+                await _enforce(change, call.configuration(), tell)
+                await _on_node(change, "keep")
 
 
 def _differences(change: Change) -> tuple[list[Term], list[Term]]:

@@ -23,6 +23,10 @@ KEPT = ".sys.config.kept"
 """What `sys.config` was, for the time of the install, unless `.orig` is that already."""
 
 
+SCRATCH = "relx-"
+"""Begins the name of the private folder, in the run folder."""
+
+
 @contextlib.contextmanager
 def prepared(change: Change, *, down: bool) -> Iterator[Call]:
     """Make ready for the script, and put everything back.
@@ -31,11 +35,12 @@ def prepared(change: Change, *, down: bool) -> Iterator[Call]:
     which a node that reboots itself reads again, stay as they are. Raises `RunAgentError` (74)
     where the tree cannot be written.
     """
+    _sweep(change)
     config = _configuration(change)
     script = change.root / "bin" / change.name
     with (
         os_vars.writing(change.root),
-        tempfile.TemporaryDirectory(prefix="relx-", dir=change.run) as scratch,
+        tempfile.TemporaryDirectory(prefix=SCRATCH, dir=change.run) as scratch,
         _unchanged(script),
         _in_place(change, config),
     ):
@@ -46,6 +51,15 @@ def prepared(change: Change, *, down: bool) -> Iterator[Call]:
             env,
             lambda: _own(change) if config is not None else None,
         )
+
+
+def _sweep(change: Change) -> None:
+    """Put back what an agent had taken that was killed."""
+    with os_vars.writing(change.root):
+        for scratch in change.run.glob(f"{SCRATCH}*"):
+            shutil.rmtree(scratch)
+        with contextlib.suppress(FileNotFoundError):
+            _own(change).with_name(KEPT).replace(_own(change))
 
 
 def _argv(change: Change, script: Path, *, down: bool) -> tuple[str, ...]:
