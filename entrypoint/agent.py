@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from entrypoint import boot, control, programs
+from entrypoint import launch as launches
 from entrypoint.control import Answer
 from entrypoint.link import Link
 from entrypoint.orders import INIT, Orders
@@ -148,9 +149,8 @@ class Agent:
     def _on_release(self, state: dict[str, Any]) -> None:
         """Watch the readiness of the release that runs now, and of no other."""
         before, self._replica.release = self._replica.release.get("pid"), state
-        if before != state["pid"] and state["state"] == "running" and self._replica.facts.started:
-            self._replica.learn(started=self._replica.facts.digest)  # a start boots what is current
-            self._link.send(memo=self._replica.memo())
+        if state["state"] == "running" and state["pid"] != self._replica.facts.pid:
+            self._on_start(state["pid"])
         if self._changes is not None:
             self._changes.release_changed()
         if self._watch is not None and state["pid"] != before:
@@ -160,6 +160,14 @@ class Agent:
         if state["state"] == "running" and self._watch is None:
             self._watch = self._tasks.create_task(self._watch_readiness(), name="asks if ready")
         self._publish()
+
+    def _on_start(self, pid: int) -> None:
+        """Learn what a start of the release makes true, also one that no agent has seen."""
+        facts = self._replica.facts
+        started = facts.started and facts.digest  # it has booted what is current
+        port = boot.port_in(launches.load(self._options.layout).env)
+        self._replica.learn(pid=pid, started=started, port=port)
+        self._link.send(memo=self._replica.memo())
 
     async def _watch_readiness(self) -> None:
         check = boot.ready_check(self._options, self._replica)

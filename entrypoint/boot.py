@@ -177,18 +177,19 @@ def _learn(replica: Replica, chosen: Chosen, prepared: Prepared) -> None:
         kind=str(prepared.what.kind),
         version=prepared.what.version,
         release=prepared.what.name,
-        port=_port(prepared.launch.env),
+        port=port_in(prepared.launch.env),
     )
 
 
-def _port(env: Mapping[str, str]) -> int | None:
+def port_in(env: Mapping[str, str]) -> int | None:
+    """Return the port on which the app is to accept; none where PORT is no port."""
     port = env.get("PORT", "")
     return int(port) if port.isdecimal() and 1 <= int(port) <= 65535 else None
 
 
 def _refuse_unusable_port(options: Settings, env: Mapping[str, str]) -> None:
     """Refuse a PORT, the config's or a script's, at which no app can become ready."""
-    port = _port(env)
+    port = port_in(env)
     if options.ready_check.kind in {"port", "http"} and port is None:
         raise SettingsError([f"PORT={env.get('PORT', '')!r} in the release's environment is none"])
     if port is not None and port == options.health_port:

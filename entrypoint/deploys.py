@@ -122,7 +122,11 @@ class Chooser:
             assert source is not None
             return await self._current(source, min(KEPT_PATIENCE_SECONDS, self._remaining()))
 
-        return await self._fetched(ask, patient=False)
+        try:
+            return await self._fetched(ask, patient=False)
+        finally:  # a boot that fails says what it has waited for; this is over
+            self._replica.wait_for("boot", None)
+            self._tell()
 
     async def _fetched(
         self, ask: Callable[[], Awaitable[Deploy]], *, patient: bool

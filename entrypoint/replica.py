@@ -24,8 +24,10 @@ class Facts:
     version: str | None = None
     release: str | None = None
     port: int | None = None
+    pid: int | None = None  # the process of which all this was learned
     good: bool = False
     last_change: str | None = None
+    followed: str | None = None  # by what FOLLOW=hot knows a deploy that it has judged
     notes: tuple[str, ...] = ()
 
 
@@ -48,6 +50,9 @@ class Replica:
         memo = hello["memo"] or {"app": app}
         facts = Facts(**memo | {"notes": tuple(memo.get("notes", ()))})
         replica = cls(facts, release=hello["release"], draining=hello["draining"])
+        if hello["busy"]:
+            began = {"what": hello["busy"], "since": None, "step": "begun by an agent before this"}
+            replica.change = began
         verdict = hello["verdict"]
         of_this_release = verdict.get("release_pid") == hello["release"].get("pid")
         replica._ready_since = (
@@ -101,7 +106,6 @@ class Replica:
             "version": self.facts.version,
             "node": self.facts.node,
             "notes": list(self.facts.notes),
-            "change": self.change,
             "ssh_keys": self.ssh_keys,
             "release_pid": self.release.get("pid"),
         }
@@ -111,6 +115,7 @@ class Replica:
         ready = self.is_ready and not self.draining and not self.stopping
         return self.memo() | self.verdict() | {
             "ready": ready and self.release.get("state") == "running",
+            "change": self.change,
             "draining": self.draining,
             "stopping": self.stopping,
             "release_state": self.release.get("state"),

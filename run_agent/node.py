@@ -126,8 +126,8 @@ class Node:
                 if error.exit_code != os.EX_TEMPFAIL:
                     raise
                 raise RunAgentError(
-                    f"cannot wait longer than {deadline:g} s for the node {self.name}: it hangs, or "
-                    "is very busy; see its log, and try again",
+                    f"cannot wait longer than {deadline:g} s for the node {self.name}: it hangs, "
+                    "or is very busy; see its log, and try again",
                     exit_code=os.EX_TEMPFAIL,
                 ) from error
         argv = self.by_tool(erlang)

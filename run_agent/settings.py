@@ -527,6 +527,11 @@ def _contradictions(values: Mapping[str, Any], *, needs_controller: bool) -> lis
             f"HEALTH_PORT={values['health_port']} is the app's PORT as well; set it to another one"
         )
     controller = values.get("controller_url", "")
+    if needs_controller and controller == NO_CONTROLLER and values.get("follow") == "hot":
+        problems.append(
+            "FOLLOW=hot has nobody to follow with CONTROLLER_URL=none; set CONTROLLER_URL to the "
+            "controller, or FOLLOW to none"
+        )
     if needs_controller and controller.startswith("http") and values.get("app_key") is None:
         problems.append(
             f"APP_KEY is missing: the controller at {controller} wants it; set it, or set "

@@ -25,9 +25,11 @@ POLL_SECONDS = 0.05
 async def take(run: Path, what: str, deadline: float = TURN_SECONDS) -> AsyncIterator[int]:
     """Have the script for ourselves within the block, waiting up to `deadline` seconds.
 
-    Yields the descriptor that holds the turn: a script that inherits it keeps its turn if we are
-    killed. `what` names the call to people (`hello upgrade`). Not re-entrant. Raises
-    `RunAgentError`: 75 past the deadline, 74 where the run folder cannot be written.
+    Yields the descriptor that holds the turn: a script that inherits it keeps the turn as long as
+    it lives. Where we are killed that is until PID 1, which kills what we leave in our session,
+    has ended it; so long our successor waits for its turn. `what` names the call to people
+    (`hello upgrade`). Not re-entrant. Raises `RunAgentError`: 75 past the deadline, 74 where the
+    run folder cannot be written.
     """
     import asyncio  # noqa: PLC0415 - the verbs that become a script do without
 

@@ -121,6 +121,15 @@ class Additions:
             with self._changing("put the boot version back"):
                 self._put_back(START, record)
 
+    def start_from(self, version: str) -> None:
+        """Have a start from this tree boot `version`; raises `RunAgentError` (74)."""
+        path = self._releases / START
+        with self._changing(f"have a start boot {version}"):
+            erts = (_text(path) or "").split()[:1]
+            content = " ".join([*erts, version])
+            if erts and _text(path) != content:
+                files.atomic_write(path, content.encode(), mode=0o644, fsync=True)
+
     def digest_of(self, version: str) -> str | None:
         """Return the digest of the slug that `version` was added from; none for no addition.
 

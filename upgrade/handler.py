@@ -11,10 +11,7 @@ from run_agent.node import NO_ANSWER
 from run_agent.release.erlang_term import Term
 from upgrade import on_node
 from upgrade.model import Change
-
-REDACTED_CHARACTERS = 6
-"""From this length on an environment value is taken out of an error; shorter ones are words, and
-paths are what the reader needs."""
+from upgrade.redaction import redacted
 
 
 async def install(change: Change, *, deadline: float) -> None:
@@ -60,10 +57,8 @@ def _with_version(env: Mapping[str, str], version: str) -> dict[str, str]:
 def _explained(change: Change, error: RunAgentError) -> RunAgentError:
     """Say what was to be done, without the values that a configuration may repeat in its words."""
     reason = str(error).removeprefix("cannot install: ")
-    values = {*change.env.values(), *change.env_before.values()}
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= REDACTED_CHARACTERS and not value.startswith("/"):
-            reason = reason.replace(value, "…")
+    keep = (change.name, change.from_version, change.to_version)
+    reason = redacted(reason, change.env, change.env_before, keep=keep)
     if error.exit_code in NO_ANSWER:
         reason = f"{reason}; the call ended without an answer, so the node may be restarting itself"
     return RunAgentError(

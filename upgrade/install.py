@@ -6,14 +6,14 @@ asked which version serves. Does not know where slugs come from, nor what the re
 
 import asyncio
 import contextlib
-import os
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from run_agent.errors import RunAgentError
-from run_agent.node import Node
+from run_agent.node import NO_ANSWER, Node
 from run_agent.release import Kind
 from run_agent.release.erlang_term import Term
 from upgrade import handler, on_node, releases, script
@@ -37,6 +37,9 @@ CLEAN_UP_SECONDS = 15.0
 
 VERSION_NAME = {Kind.MIX: "RELEASE_VSN", **script.VERSION_NAME}
 """The variable by which a start script tells its VM the version."""
+
+
+log = logging.getLogger("changes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Installation:
         try:
             self._journal.begin(self.entry)
             await self._place()
-            self._reached(Phase.INSTALLING)
+            self.entry = self._journal.reached(self.entry, Phase.INSTALLING)
         except RunAgentError as error:
             return await self._go_back(error)
         try:
@@ -97,6 +100,8 @@ class Installation:
         cut = RunAgentError("cannot tell how far it came: the agent that did it was killed")
         if self.entry.phase is Phase.PLACING:
             return await self._go_back(cut)
+        if self.entry.phase is Phase.PERMANENT:
+            return self._done()
         try:
             if self._change.kind is not Kind.MIX:
                 await script.take_over(self._change, tell=self._host.tell, down=self._plan.down)
@@ -137,11 +142,11 @@ class Installation:
             self._reached(Phase.PERMANENT)
         except RunAgentError as error:
             return await self._go_back(error)
-        return Outcome(
-            Verdict.DONE,
-            f"{change.to_version} serves; it was {change.from_version}",
-            change.to_version,
-        )
+        return self._done()
+
+    def _done(self) -> Outcome:
+        old, new = self._change.from_version, self._change.to_version
+        return Outcome(Verdict.DONE, f"{new} serves; it was {old}", new)
 
     async def _verify(self) -> None:
         """Wait until the new version is ready, and stays it; raises `RunAgentError` otherwise."""
@@ -164,9 +169,9 @@ class Installation:
     async def _problem(self) -> str | None:
         """Tell what keeps the new version from being good; raises once it does not serve."""
         try:
-            serving = await releases.serving(self._change.node, self._change.run)
-        except RunAgentError:
-            return f"the node {self._change.node.name} to answer"
+            serving = await releases.serving(self._change.node)
+        except RunAgentError as error:
+            return f"the node to answer ({error})"
         if serving.version != self._change.to_version:
             raise RunAgentError(
                 f"cannot keep {self._change.to_version}: the node crashed on it, and came back "
@@ -180,7 +185,7 @@ class Installation:
         """Have the old version serve again, whatever it takes; then say what is true."""
         change = self._change
         version = change.from_version
-        self._host.tell(f"going back to {version}: {error}")
+        self._host.tell(f"going back to {version}")
         try:
             serving = await self._answering()
             untouched = serving.version == version and await self._is_same_incarnation()
@@ -188,14 +193,18 @@ class Installation:
                 await self._leave_new_version()
             if not untouched:
                 await self._wait_for_old_version()
-            await self._put_environment_back()
+            if self.entry.phase is not Phase.PLACING:
+                await self._put_environment_back()
             notes = await self._clean_up()
             if (await self._settled()).version == change.to_version:
                 return await self._go_back(error)  # an install that was cut off has gone on
         except RunAgentError as worse:
             return self._lost(error, worse)
         if untouched:
-            return Outcome(Verdict.UNCHANGED, f"{error}; {version} still serves", version, notes)
+            return Outcome(
+                Verdict.UNCHANGED, f"{error}; {version} still serves", version, notes,
+                try_again=error.exit_code in NO_ANSWER,
+            )  # fmt: skip
         return Outcome(Verdict.RECOVERED, f"{error}; {version} serves again", version, notes)
 
     async def _answering(self) -> Serving:
@@ -203,14 +212,14 @@ class Installation:
         try:
             return await self._settled()
         except RunAgentError as error:
-            if self.entry.phase is Phase.PLACING or error.exit_code == os.EX_IOERR:
+            if self.entry.phase is Phase.PLACING:
                 raise
             await self._start_again(error)
             return await self._settled()
 
     def _lost(self, error: RunAgentError, worse: RunAgentError) -> Outcome:
         """Tell of a node that we cannot ask or bring back; before the install it is as it was."""
-        if self.entry.phase is Phase.PLACING:
+        if self.entry.phase is Phase.PLACING and worse.exit_code not in NO_ANSWER:
             version = self._change.from_version
             left = f"what was placed could not be removed ({worse}); a restart does it"
             return Outcome(Verdict.UNCHANGED, f"{error}; nothing has changed", version, (left,))
@@ -237,8 +246,9 @@ class Installation:
 
     async def _start_again(self, error: RunAgentError) -> None:
         version = self._change.from_version
-        self._host.tell(f"{error}; starting the release again in {version}")
-        await asyncio.to_thread(self._additions.put_back_start)
+        log.warning("%s", error)
+        self._host.tell(f"starting the release again in {version}")
+        await asyncio.to_thread(self._additions.start_from, version)
         await self._host.restart()
 
     async def _wait_for_old_version(self) -> None:
@@ -270,18 +280,22 @@ class Installation:
         await on_node.call(change.node, change.run, "run_agent_environment", "put", put, unset)
 
     async def _settled(self) -> Serving:
-        return await settled(self._change.node, self._change.run)
+        return await settled(self._change.node)
 
     async def _clean_up(self) -> tuple[str, ...]:
         """Take the new version's files away again; return what could not be."""
         if self._plan.tree is None:
             return ()
-        try:
-            async with asyncio.timeout(CLEAN_UP_SECONDS):
+        deadline = time.monotonic() + CLEAN_UP_SECONDS
+        while True:  # a full disk may have room again soon
+            try:
                 await self._remove_version()
-        except (RunAgentError, TimeoutError) as error:
-            return (f"what was placed could not be removed ({error}); a restart does it",)
-        return ()
+            except RunAgentError as error:
+                if time.monotonic() >= deadline:
+                    return (f"what was placed could not be removed ({error}); a restart does it",)
+            else:
+                return ()
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _remove_version(self) -> None:
         change = self._change
@@ -292,15 +306,17 @@ class Installation:
         return await incarnation(self._change) == self.entry.incarnation
 
     def _reached(self, phase: Phase) -> None:
-        self.entry = self._journal.reached(self.entry, phase)
+        """Note the phase, if the disk has room: a successor asks the node in any case."""
+        with contextlib.suppress(RunAgentError):
+            self.entry = self._journal.reached(self.entry, phase)
 
 
-async def settled(node: Node, run: Path) -> Serving:
+async def settled(node: Node) -> Serving:
     """Wait for a node that may be rebooting; raises `RunAgentError` where it stays away."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         try:
-            return await releases.serving(node, run)
+            return await releases.serving(node)
         except RunAgentError:
             if time.monotonic() >= deadline:
                 raise

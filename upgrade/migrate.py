@@ -48,7 +48,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Migrating:
     """The release that is to migrate: its node, and the folder (`app`) its script is called in."""
 
     node: Node
@@ -80,7 +80,7 @@ class Migrated:
 
 
 async def migrate(
-    target: Target,
+    migrating: Migrating,
     name: str | None,
     tell: Tell,
     *,
@@ -95,20 +95,20 @@ async def migrate(
     none, 65 where the application has no repos, 69 where the node does not answer, 75 past the
     deadline, and 1 with the reason where the migration fails or is cut.
     """
-    app = target.release.name if name is None else name
+    app = migrating.release.name if name is None else name
     if not _APPLICATION.fullmatch(app):
         raise RunAgentError(
             f"cannot migrate {app!r}: it is no application's name; name one with -m, such as "
             "`-m my_app`",
             exit_code=os.EX_USAGE,
         )
-    await _require_node(target.node, target.release)
+    await _require_node(migrating.node, migrating.release)
     answer = _Answer(secrets.token_hex(16), tell)
-    program = _program(app, expression, target.release.kind, answer.mark)
+    program = _program(app, expression, migrating.release.kind, answer.mark)
     try:
-        async with turns.take(target.node.run, f"migrate {app}"):
-            code = await _evaluate(target, program, answer, deadline)
-        migrated = _read(answer, app, target, code)
+        async with turns.take(migrating.node.run, f"migrate {app}"):
+            code = await _evaluate(migrating, program, answer, deadline)
+        migrated = _read(answer, app, migrating, code)
     except asyncio.CancelledError:
         log.error("the migration of %s was cut: %s", app, HALF_WAY)
         raise
@@ -164,12 +164,12 @@ async def _require_node(node: Node, release: Release) -> None:
         )
 
 
-async def _evaluate(target: Target, program: str, answer: _Answer, deadline: float) -> int:
+async def _evaluate(migrating: Migrating, program: str, answer: _Answer, deadline: float) -> int:
     """Evaluate `program` by the release's tool; return what that ended with."""
-    argv, env = _call(target, program)
+    argv, env = _call(migrating, program)
     try:
         return await process.follow(
-            argv, deadline=deadline, env=env, cwd=target.app, line=answer.take
+            argv, deadline=deadline, env=env, cwd=migrating.app, line=answer.take
         )
     except RunAgentError as error:
         if not answer.begun:
@@ -190,11 +190,11 @@ def _program(app: str, expression: str | None, kind: Kind, mark: str) -> str:
     )
 
 
-def _call(target: Target, erlang: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
+def _call(migrating: Migrating, erlang: str) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Return the argv and the environment that evaluate `erlang` by the release's own tool."""
-    node, tool = target.node, target.release.tool
+    node, tool = migrating.node, migrating.release.tool
     if tool is not None:
-        script = str(target.app / "bin" / target.release.name)
+        script = str(migrating.app / "bin" / migrating.release.name)
         return (script, *tool.evaluate(erlang)), {**node.env, **tool.show_env}
     # One name for all, since one migrates at a time: every new one stays in the node's atom table.
     own = f"run-agent-migrate@{node.name.partition('@')[2]}"
@@ -202,7 +202,7 @@ def _call(target: Target, erlang: str) -> tuple[tuple[str, ...], Mapping[str, st
     return procfile.show(node.name, own, in_elixir(erlang)), {**node.env, "HOME": str(home)}
 
 
-def _read(answer: _Answer, app: str, target: Target, code: int) -> Migrated:
+def _read(answer: _Answer, app: str, migrating: Migrating, code: int) -> Migrated:
     match answer.kind:
         case "done":
             versions = filter(None, answer.text.split(","))
@@ -219,9 +219,9 @@ def _read(answer: _Answer, app: str, target: Target, code: int) -> Migrated:
             f"the migration did ({answer.said or 'and said nothing'}); {HALF_WAY}",
             exit_code=FAILED,
         )
-    what = "`elixir`" if target.release.tool is None else f"`bin/{target.release.name}`"
+    what = "`elixir`" if migrating.release.tool is None else f"`bin/{migrating.release.name}`"
     raise UnavailableError(
-        f"cannot migrate {app}: {what} did not reach the node {target.node.name}, and nothing "
+        f"cannot migrate {app}: {what} did not reach the node {migrating.node.name}, and nothing "
         f"was migrated; it ended with {code} ({answer.said or 'and said nothing'})"
     )
 

@@ -12,13 +12,12 @@ from run_agent.release import Kind
 class Known:
     """A version that release_handler knows on the node (release_handler(3), which_releases/0).
 
-    `status` is permanent, current, tmp_current, old or unpacked; `libraries` are NAME-VERSION.
+    `status` is permanent, current, tmp_current, old or unpacked.
     """
 
     name: str
     version: str
     status: str
-    libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

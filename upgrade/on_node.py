@@ -45,7 +45,7 @@ async def call(
     """
     asked = (_sources(program), Atom(program), Atom(function), list(arguments))
     with _exchange(run, f"{render(asked)}.\n".encode()) as (request, result):
-        expression = f"({_read(_INTERPRETER)})({render(str(request))}, {render(str(result))})"
+        expression = f"({source(_INTERPRETER)})({render(str(request))}, {render(str(result))})"
         await node.evaluate(expression, deadline=deadline)
         answer = await asyncio.to_thread(result.read_text, "utf-8")
     return _value(f"{program}:{function}", node, answer)
@@ -86,12 +86,12 @@ def _sources(program: str) -> list[Term]:
     while wanted:
         name = wanted.pop()
         if name not in found:
-            found[name] = _read(f"{name}.erl")
+            found[name] = source(f"{name}.erl")
             wanted += _OTHER_PROGRAM.findall(found[name])
     return [(Atom(name), source) for name, source in found.items()]
 
 
-def _read(name: str) -> str:
+def source(name: str) -> str:
     """Return a file of `upgrade/erl` without the remarks, which the node has no use for."""
     source = resources.files("upgrade").joinpath("erl", name).read_text("utf-8")
     return _REMARK.sub("", source).strip() + "\n"

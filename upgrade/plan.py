@@ -127,6 +127,9 @@ def _not_a_whole_release(release: Release) -> _Objection:
     version = release.version
     if version is None:
         missing = "releases/start_erl.data"
+    elif release.script is None and (other := _other_name(release)):
+        why = f"its slug is the release {other}, and not {release.name}"
+        return why, f"build it as {release.name}, or deploy it with customer_app_name {other}"
     elif release.script is None:
         missing = f"bin/{release.name}"
     elif release.kind is Kind.MIX and not _in_version(release, "env.sh"):
@@ -175,7 +178,7 @@ def _no_way_up(serving: Serving, target: Target) -> _Objection:
         why = f"its relup is one of {relup.version}"
         return why, f"build it with a relup from {old} to {new}, or {DEPLOY}"
     if old not in relup.up_from:
-        why = f"its relup knows a way from {_listed(relup.up_from)}, but none from {old}"
+        why = f"its relup has no way from {old}{_only('from', relup.up_from)}"
         return why, f"build it with a relup from {old}, or {DEPLOY}"
     if relup.up_from[old]:
         return "its relup restarts the emulator, which ends every connection", DEPLOY
@@ -188,7 +191,7 @@ def _not_to_go_back_to(serving: Serving, version: str) -> _Objection:
         return None
     old = [known.version for known in serving.known if known.status == "old"]
     if status is None:
-        why = f"the node does not know {version}; to go back to it has {_listed(old)}"
+        why = f"the node does not know {version}; it can go back to {_listed(old)}"
     else:
         why = f"on the node {version} is {status}, not a version that served before"
     return why, DEPLOY
@@ -198,7 +201,7 @@ def _no_way_down(old: str, version: str, relup: Relup | None) -> _Objection:
     if relup is None or relup.version != old:
         return f"{old} was built without a relup", DEPLOY
     if version not in relup.down_to:
-        why = f"the relup of {old} knows a way down to {_listed(relup.down_to)}, but none to it"
+        why = f"the relup of {old} has no way down to it{_only('to', relup.down_to)}"
         return why, DEPLOY
     if relup.down_to[version]:
         return f"the relup of {old} restarts the emulator, which ends every connection", DEPLOY
@@ -223,6 +226,13 @@ def _hot(ways_back: Mapping[str, bool], way: str, *, old: str, new: str) -> Hot:
     return Hot((f"{note}: if {new} fails, the release is started again in {old}",))
 
 
+def _other_name(release: Release) -> str | None:
+    """Return what the slug's own files call the release, where that is another name."""
+    found = (release.tree / "releases" / str(release.version)).glob("*.rel")
+    names = {path.stem for path in found}
+    return None if release.name in names else min(names, default=None)
+
+
 def _in_version(release: Release, name: str) -> bool:
     return (release.tree / "releases" / str(release.version) / name).is_file()
 
@@ -231,6 +241,10 @@ def _erts(release: Release) -> str:
     """Return the version of the ERTS that a start would look for."""
     text = (release.tree / "releases" / "start_erl.data").read_text(errors="surrogateescape")
     return text.split()[0]
+
+
+def _only(way: str, versions: Mapping[str, bool]) -> str:
+    return f", only {way} {_listed(versions)}" if versions else ""
 
 
 def _listed(versions: Mapping[str, bool] | list[str]) -> str:

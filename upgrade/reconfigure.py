@@ -7,8 +7,9 @@ shown, values never.
 
 import asyncio
 import logging
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from run_agent.errors import RunAgentError
 from run_agent.node import NO_ANSWER, Node
 from run_agent.release import Kind, Release
 from run_agent.release.erlang_term import Atom, Term
-from upgrade import on_node, releases
+from upgrade import on_node, os_vars, releases
 from upgrade.outcome import EXIT_CODES, RefusedError, Verdict
+from upgrade.redaction import redacted
 
 CHANGE_SECONDS = 20
 """How long providers and the applications' config_change may take together: milliseconds are usual,
@@ -30,12 +32,6 @@ ANSWER_SECONDS = 45.0
 
 SCRIPT_SECONDS = 30.0
 """How long Distillery's reload_config may take, which starts two VMs."""
-
-SHOWN_CHARACTERS = 1000
-"""How much of a reason is shown."""
-
-SHORTEST_REDACTED = 3
-"""A shorter piece of a value is no secret, and stands in every text."""
 
 FIXED = frozenset(
     {
@@ -59,13 +55,10 @@ READ_AT_BOOT = frozenset(
 log = logging.getLogger("reconfigure")
 
 _MENTION = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
-_VARIABLE = re.compile(r"\$\{([^}\n]*)\}")
-_PIECE = re.compile(r"[^\s:/@?&=,;\"'\\]+")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Differences:
     """Names only: what is set to another value, what goes, and what of it wants a restart."""
 
     set: tuple[str, ...] = ()
@@ -84,10 +77,10 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Reconfigured:
     """What was done, or with `dry_run` what would be; `applications` maps names to changed keys."""
 
-    plan: Plan
+    differences: Differences
     dry_run: bool = False
     applications: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -95,9 +88,9 @@ class Outcome:
         """Return it as `--json` shows it."""
         return {
             "dry_run": self.dry_run,
-            "set": list(self.plan.set),
-            "unset": list(self.plan.unset),
-            "restart": list(self.plan.restart),
+            "set": list(self.differences.set),
+            "unset": list(self.differences.unset),
+            "restart": list(self.differences.restart),
             "applications": {name: list(keys) for name, keys in self.applications.items()},
         }
 
@@ -116,9 +109,9 @@ class Reconfiguration:
     env_after: Mapping[str, str] = field(repr=False)
 
 
-def plan(
+def compare(
     before: Mapping[str, str], after: Mapping[str, str], boot_texts: Iterable[str] = ()
-) -> Plan:
+) -> Differences:
     """Tell by name how two environments differ.
 
     `boot_texts` are the texts of files in which variables are replaced at the start only.
@@ -127,14 +120,14 @@ def plan(
     gone = before.keys() - after.keys()
     at_boot = FIXED | READ_AT_BOOT | {name for text in boot_texts for name in _mentioned(text)}
     strange = {name for name in changed if not _is_text(after[name])}
-    return Plan(
+    return Differences(
         set=tuple(sorted(changed)),
         unset=tuple(sorted(gone)),
         restart=tuple(sorted((changed | gone) & at_boot | strange)),
     )
 
 
-async def apply(wanted: Reconfiguration, *, dry_run: bool = False) -> Outcome:
+async def apply(wanted: Reconfiguration, *, dry_run: bool = False) -> Reconfigured:
     """Put the new environment into the node, and what comes of it into its applications.
 
     Keys that an application has set itself and that no configuration names stay. With `dry_run`
@@ -148,21 +141,21 @@ async def apply(wanted: Reconfiguration, *, dry_run: bool = False) -> Outcome:
             "its configuration; restart the replica, which takes the new one"
         )
     root, folder = await _serving(wanted)
-    planned = plan(
+    differences = compare(
         wanted.env_before,
         wanted.env_after,
         await asyncio.to_thread(_boot_texts, folder, wanted.env_before.get("VMARGS_PATH")),
     )
-    if dry_run or not planned.names:
-        return Outcome(planned, dry_run)
+    if dry_run or not differences.names:
+        return Reconfigured(differences, dry_run)
     if wanted.release.kind is Kind.DISTILLERY_2:
-        applications = await _reload(wanted, planned)
+        applications = await _reload(wanted, differences)
     else:
         how = await asyncio.to_thread(_how, wanted, root, folder)
-        applications = await _change(wanted, planned, how)
+        applications = await _change(wanted, differences, how)
     changed = ", ".join(applications) or "none"
-    log.info("reconfigured: %s; applications: %s", ", ".join(planned.names), changed)
-    return Outcome(planned, applications=applications)
+    log.info("reconfigured: %s; applications: %s", ", ".join(differences.names), changed)
+    return Reconfigured(differences, applications=applications)
 
 
 async def _serving(wanted: Reconfiguration) -> tuple[Path, Path]:
@@ -171,7 +164,7 @@ async def _serving(wanted: Reconfiguration) -> tuple[Path, Path]:
     A release without sasl knows of no versions: it has the one that it was started with.
     """
     try:
-        serving = await releases.serving(wanted.node, wanted.node.run)
+        serving = await releases.serving(wanted.node)
     except RunAgentError as error:
         if error.exit_code in NO_ANSWER or wanted.release.version is None:
             raise
@@ -181,9 +174,11 @@ async def _serving(wanted: Reconfiguration) -> tuple[Path, Path]:
     return root, root / "releases" / version
 
 
-async def _change(wanted: Reconfiguration, planned: Plan, how: Term) -> dict[str, tuple[str, ...]]:
+async def _change(
+    wanted: Reconfiguration, differences: Differences, how: Term
+) -> dict[str, tuple[str, ...]]:
     """Have the node change, and judge its answer."""
-    hot = [name for name in planned.hot if _is_text(wanted.env_after.get(name, ""))]
+    hot = [name for name in differences.hot if _is_text(wanted.env_after.get(name, ""))]
     try:
         answer = await on_node.call(
             wanted.node, wanted.node.run, "run_agent_reconfigure", "change",
@@ -204,14 +199,13 @@ async def _change(wanted: Reconfiguration, planned: Plan, how: Term) -> dict[str
         case (Atom("done"), list(applications)):
             return dict(map(_keys, applications))
         case (Atom("failed"), what, why):
-            raise _failed(
-                f"{on_node.text(what)}: {_redacted(on_node.text(why), wanted, planned)}; "
-                f"these have changed: {', '.join(planned.names)}"
-            )
+            shown = _redacted(on_node.text(why), wanted, differences)
+            changed = ", ".join(differences.names)
+            raise _failed(f"{on_node.text(what)}: {shown}; these have changed: {changed}")
         case (Atom("broken"), what, why, list(lost)):
+            shown = _redacted(on_node.text(why), wanted, differences)
             raise RunAgentError(
-                f"cannot reconfigure: {on_node.text(what)} "
-                f"({_redacted(on_node.text(why), wanted, planned)}), and did not take the old one "
+                f"cannot reconfigure: {on_node.text(what)} ({shown}), and did not take the old one "
                 f"back: {', '.join(map(on_node.text, lost))}; restart the replica",
                 exit_code=EXIT_CODES[Verdict.RECOVERED],
             )
@@ -225,7 +219,7 @@ def _keys(application: Term) -> tuple[str, tuple[str, ...]]:
     return on_node.text(name), tuple(map(on_node.text, keys))
 
 
-async def _reload(wanted: Reconfiguration, planned: Plan) -> dict[str, tuple[str, ...]]:
+async def _reload(wanted: Reconfiguration, differences: Differences) -> dict[str, tuple[str, ...]]:
     """Use Distillery 2's own `reload_config`: only its script knows how its providers run.
 
     It tells the applications itself, but neither the node's environment nor keys that are gone.
@@ -235,19 +229,19 @@ async def _reload(wanted: Reconfiguration, planned: Plan) -> dict[str, tuple[str
     # A tree that a hot upgrade has led to may not have been configured yet.
     before = await asyncio.to_thread(_text, written) if written.is_file() else None
     try:
-        now = await _reload_config(wanted, planned, wanted.env_after, written)
+        now = await _reload_config(wanted, differences, wanted.env_after, written)
         former = now if before is None else before
-        return await _change(wanted, planned, (Atom("texts"), former, now))
+        return await _change(wanted, differences, (Atom("texts"), former, now))
     except RunAgentError as error:
-        await _reload_former(wanted, planned, written, error)
+        await _reload_former(wanted, differences, written, error)
         raise
 
 
 async def _reload_former(
-    wanted: Reconfiguration, planned: Plan, written: Path, error: RunAgentError
+    wanted: Reconfiguration, differences: Differences, written: Path, error: RunAgentError
 ) -> None:
     try:
-        await _reload_config(wanted, planned, wanted.env_before, written)
+        await _reload_config(wanted, differences, wanted.env_before, written)
     except RunAgentError as again:
         raise RunAgentError(
             f"{error}; and the former configuration could not be loaded again ({again}); "
@@ -257,7 +251,7 @@ async def _reload_former(
 
 
 async def _reload_config(
-    wanted: Reconfiguration, planned: Plan, env: Mapping[str, str], written: Path
+    wanted: Reconfiguration, differences: Differences, env: Mapping[str, str], written: Path
 ) -> str:
     """Have the script do it; return the sys.config that it has `written`."""
     script = str(wanted.app / "bin" / wanted.release.name)
@@ -268,8 +262,8 @@ async def _reload_config(
         )
         if done.code == 0:
             return await asyncio.to_thread(_text, written)
-    said = _COLOUR.sub("", (done.stdout + done.stderr).decode(errors="replace")).strip()
-    raise _failed(f"reload_config ended with {done.code}: {_redacted(said, wanted, planned)}")
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    raise _failed(f"reload_config ended with {done.code}: {_redacted(said, wanted, differences)}")
 
 
 def _how(wanted: Reconfiguration, root: Path, folder: Path) -> Term:
@@ -279,7 +273,10 @@ def _how(wanted: Reconfiguration, root: Path, folder: Path) -> Term:
     text, replaces = _template(wanted, root, folder)
     if not replaces:
         return (Atom("texts"), text, text)
-    before, now = (_replaced(text, env) for env in (wanted.env_before, wanted.env_after))
+    try:
+        before, now = (_replaced(text, env) for env in (wanted.env_before, wanted.env_after))
+    except RunAgentError as error:
+        raise _failed(str(error)) from error
     return (Atom("texts"), before, now)
 
 
@@ -302,11 +299,7 @@ def _template(wanted: Reconfiguration, root: Path, folder: Path) -> tuple[str, b
 
 
 def _replaced(text: str, env: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        name, default, otherwise = match[1].partition(":-")
-        return env.get(name) or (otherwise if default else "")
-
-    return _VARIABLE.sub(value, text)
+    return os.fsdecode(os_vars.replaced(os.fsencode(text), env))
 
 
 def _text(path: Path) -> str:
@@ -341,19 +334,13 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _redacted(reason: str, wanted: Reconfiguration, planned: Plan) -> str:
-    """Put names where a reason quotes a value that has changed, or part of one."""
-    for name in planned.names:
-        for env in (wanted.env_before, wanted.env_after):
-            for piece in _pieces(env.get(name, "")):
-                reason = reason.replace(piece, f"${name}")
-    return reason[:SHOWN_CHARACTERS].strip()
-
-
-def _pieces(value: str) -> Sequence[str]:
-    """Return the value and the words of it, as in a database's URL, the longest first."""
-    words = {value, value.replace("\\", "\\\\").replace('"', '\\"'), *_PIECE.findall(value)}
-    return sorted((word for word in words if len(word) >= SHORTEST_REDACTED), key=len, reverse=True)
+def _redacted(reason: str, wanted: Reconfiguration, differences: Differences) -> str:
+    """Put names where a reason quotes a value, first of all the names of what has changed."""
+    before, after = wanted.env_before, wanted.env_after
+    changed = [
+        {name: env[name] for name in differences.names if name in env} for env in (before, after)
+    ]
+    return redacted(reason, *changed, before, after, keep=(wanted.release.name,))
 
 
 def _failed(why: str) -> RunAgentError:

@@ -4,10 +4,12 @@ Every function raises `RunAgentError` as `on_node.call` does, and where the node
 deletes a file: those that were placed are `additions`'.
 """
 
+import os
 from pathlib import Path
 
 from run_agent.errors import RunAgentError
 from run_agent.node import Node
+from run_agent.release import erlang_term
 from run_agent.release.erlang_term import Atom, Term
 from upgrade import on_node
 from upgrade.model import Known, Relup, Serving
@@ -18,9 +20,15 @@ STEP_SECONDS = 20.0
 _PROGRAM = "run_agent_releases"
 
 
-async def serving(node: Node, run: Path) -> Serving:
-    """Ask which versions the node knows, and where its tree is, symbolic links resolved."""
-    return _serving(await on_node.call(node, run, _PROGRAM, "serving"))
+async def serving(node: Node) -> Serving:
+    """Ask which versions the node knows, and where its tree is, symbolic links resolved.
+
+    Needs no file, so a full disk cannot hide what serves. Raises `RunAgentError` as
+    `Node.evaluate`, 75 also for a node that is still booting, 78 for a release without sasl.
+    """
+    answer = await node.evaluate(on_node.source("run_agent_serving.expressions"))
+    [term] = erlang_term.consult(f"{answer}.")
+    return _serving(term)
 
 
 async def relup(node: Node, run: Path, path: Path) -> Relup | None:
@@ -53,18 +61,25 @@ def _serving(term: Term) -> Serving:
         case (root, erts, list() as known):
             tree = Path(on_node.text(root)).resolve()
             return Serving(tree, on_node.text(erts), tuple(map(_known, known)))
+        case Atom("started"):
+            raise RunAgentError(
+                "cannot change the release hot: release_handler does not run on the node; have "
+                "sasl in the release",
+                exit_code=os.EX_CONFIG,
+            )
+        case Atom():
+            raise RunAgentError(
+                "cannot ask the node which versions it has: it is still booting; try again when "
+                "it is ready",
+                exit_code=os.EX_TEMPFAIL,
+            )
     raise _unread("versions")
 
 
 def _known(term: Term) -> Known:
     match term:
-        case (name, version, list() as libraries, Atom(status)):
-            return Known(
-                on_node.text(name),
-                on_node.text(version),
-                status,
-                tuple(map(on_node.text, libraries)),
-            )
+        case (name, version, Atom(status)):
+            return Known(on_node.text(name), on_node.text(version), status)
     raise _unread("versions")
 
 

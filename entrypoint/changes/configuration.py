@@ -12,7 +12,7 @@ from entrypoint.control import Answer, Tell
 from run_agent.errors import RunAgentError
 from run_agent.model import Deploy
 from upgrade.outcome import EXIT_CODES, LOCKED, Verdict
-from upgrade.reconfigure import Outcome, Reconfiguration, apply
+from upgrade.reconfigure import Reconfiguration, Reconfigured, apply
 
 ASK_SECONDS = 12.0
 """How long the controller is asked for the configuration: some blips are shorter."""
@@ -26,18 +26,25 @@ class Configuration:
 
     async def reconfigure(self, arguments: Mapping[str, Any], tell: Tell) -> Answer:
         """Take the current deploy's configuration, or with `dry_run` only say what differs."""
-        dry_run = bool(arguments.get("dry_run"))
         try:
-            async with self._site.alone("reconfigure", "change of configuration", tell) as say:
-                outcome = await self._reconfigure(say, dry_run=dry_run)
+            return await self.take(tell, dry_run=bool(arguments.get("dry_run")))
         except RunAgentError as error:
             if error.exit_code in {*EXIT_CODES.values(), LOCKED}:
                 raise
             unchanged = EXIT_CODES[Verdict.UNCHANGED]
             raise RunAgentError(f"{error}; nothing has changed", exit_code=unchanged) from error
-        return Answer(outcome.to_json())
 
-    async def _reconfigure(self, say: Say, *, dry_run: bool) -> Outcome:
+    async def take(
+        self, tell: Tell, *, dry_run: bool = False, serving: Deploy | None = None
+    ) -> Answer:
+        """Do as `reconfigure`; an error keeps the exit code that tells whether it may pass.
+
+        `serving` is a deploy whose slug is known to be the one that serves.
+        """
+        async with self._site.alone("reconfigure", "change of configuration", tell) as say:
+            return Answer((await self._take(say, dry_run=dry_run, serving=serving)).to_json())
+
+    async def _take(self, say: Say, *, dry_run: bool, serving: Deploy | None) -> Reconfigured:
         site = self._site
         say("asking for the current configuration")
         running = launches.load_deploy(site.layout)
@@ -50,41 +57,33 @@ class Configuration:
             site.orders, site.options, site.environ, deploy, folder, before.env.get("HOST_INDEX")
         )
         say("changing the configuration")
-        outcome = await apply(
+        done = await apply(
             Reconfiguration(site.node(), prepared.what, folder, before.env, prepared.launch.env),
             dry_run=dry_run,
         )
         if not dry_run:
-            self._remember(outcome, deploy, current, prepared)
+            known = any(one and same_slug(one, current) for one in (running, serving))
+            self._remember(done, current if known else deploy, prepared)
             await site.keep()
-        return outcome
+        return done
 
-    def _remember(
-        self,
-        outcome: Outcome,
-        deploy: Deploy,
-        current: Deploy,
-        prepared: boot.Prepared,
-    ) -> None:
+    def _remember(self, done: Reconfigured, deploy: Deploy, prepared: boot.Prepared) -> None:
         """Have later sessions, jobs and starts see the new values."""
         site = self._site
-        if same_slug(deploy, current):
-            deploy = current
-        site.remember(prepared.launch, deploy)
-        changed = ", ".join(outcome.plan.names) or "nothing"
-        site.replica.learn(
-            deploy=deploy.label, good=False, last_change=f"reconfigure at {now()}: {changed}"
-        )
-        site.send(memo=site.replica.memo())
-        site.publish()
+        launches.save(site.layout, prepared.launch, deploy)
+        site.relaunch(prepared.launch)
+        site.replica.learn(deploy=deploy.label, good=False)
+        changed = ", ".join(done.differences.names) or "nothing"
+        site.say_last(f"reconfigure at {now()}: {changed}")
 
 
 def same_slug(one: Deploy, other: Deploy) -> bool:
     """Tell whether two deploys have the same slug, by what no new signature of a URL changes."""
     if one.slug_sha256 and other.slug_sha256:
         return one.slug_sha256 == other.slug_sha256
-    return (one.version, _path(one)) == (other.version, _path(other))
+    return (one.version, path_of(one)) == (other.version, path_of(other))
 
 
-def _path(deploy: Deploy) -> str:
+def path_of(deploy: Deploy) -> str:
+    """Return where a deploy's slug is, without the signature."""
     return deploy.slug_url.partition("?")[0]

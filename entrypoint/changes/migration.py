@@ -38,7 +38,7 @@ class Migration:
                 distillery_eval=deploy.distillery_eval if deploy else None,
             )
             migrated = await migrate.migrate(
-                migrate.Target(site.node(), what, folder),
+                migrate.Migrating(site.node(), what, folder),
                 name,
                 lambda stream, text: tell({"stream": stream, "text": text}),
                 expression=await self._expression(app),

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from entrypoint import boot
@@ -17,11 +18,10 @@ from entrypoint.orders import INIT, Orders
 from entrypoint.replica import Replica
 from run_agent import controller
 from run_agent.errors import RunAgentError
-from run_agent.model import Deploy, Launch, Layout
+from run_agent.model import Launch, Layout
 from run_agent.node import Node
 from run_agent.settings import NO_CONTROLLER, Settings
 from upgrade.additions import Additions
-from upgrade.model import Serving
 from upgrade.outcome import LOCKED, Outcome, RefusedError, Verdict
 
 RESTART_SECONDS = 45.0
@@ -78,12 +78,16 @@ class Site:
         self._controller = self._controller or controller.connect(self.options, self.orders.app)
         return self._controller
 
-    def additions(self, serving: Serving) -> Additions:
-        """Return what changes have added to the tree that the node began in."""
+    def root(self) -> Path:
+        """Return the tree that the node began in, as far as can be told without the node."""
         started = self.replica.facts.started
-        if started is not None:
-            return changes_on_disk(self.layout, started)
-        return Additions(serving.root, self.layout.run / "added.json")
+        return (self.layout.deploys / started if started else self.layout.app).resolve()
+
+    def additions(self, root: Path) -> Additions:
+        """Return what changes have added to a node's tree; an image's is not on the volume."""
+        if root.parent == self.layout.deploys.resolve():
+            return changes_on_disk(self.layout, root.name)
+        return Additions(root, self.layout.run / "added.json")
 
     # -- one at a time --------------------------------------------------------------------------
 
@@ -96,6 +100,17 @@ class Site:
         where nothing can be changed.
         """
         self._refuse_now(verb)
+        async with self._busy(what, tell) as say:
+            yield say
+
+    @contextlib.asynccontextmanager
+    async def taking_over(self, what: str) -> AsyncIterator[Say]:
+        """Go on with the change of an agent that was killed; nobody else has come in between."""
+        async with self._busy(what, lambda _: None) as say:
+            yield say
+
+    @contextlib.asynccontextmanager
+    async def _busy(self, what: str, tell: Tell) -> AsyncIterator[Say]:
         self.replica.change = {"what": what, "since": now(), "step": None}
         self.send(busy=what)
         self.publish()
@@ -115,14 +130,15 @@ class Site:
 
     def _refuse_now(self, verb: str) -> None:
         if (under_way := self.replica.change) is not None:
+            since = f" since {under_way['since']}" if under_way["since"] else ""
             raise RunAgentError(
-                f"cannot {verb} now: the {under_way['what']} is under way since "
-                f"{under_way['since']}; wait for it, see `run-agent status`",
+                f"cannot {verb} now: the {under_way['what']} is under way{since}; wait for it, "
+                "see `run-agent status`",
                 exit_code=LOCKED,
             )
         if self.replica.stopping:
             raise RefusedError(f"cannot {verb}: the replica is stopping")
-        if self.replica.release.get("state") != "running" or self.replica.facts.version is None:
+        if self.replica.release.get("state") != "running" or self.replica.facts.release is None:
             raise RefusedError(f"cannot {verb}: no release runs here; see `run-agent status`")
 
     async def outcome(self, change: Coroutine[Any, Any, Outcome]) -> Outcome:
@@ -144,18 +160,21 @@ class Site:
         log.log(level, "%s: %s: %s", verb, outcome.verdict, outcome.message)
         for note in outcome.notes:
             log.warning("%s: %s", verb, note)
-        self.replica.learn(last_change=f"{verb} at {now()}: {outcome.verdict}: {outcome.message}")
-        self.send(memo=self.replica.memo())
-        self.publish()
+        self.say_last(f"{verb} at {now()}: {outcome.verdict}: {outcome.message}")
         facts = self.replica.facts
         known = {"deploy": facts.deploy, "digest": facts.digest}
         return Answer(outcome.to_json() | known, outcome.exit_code)
 
+    def say_last(self, what: str) -> None:
+        """Have `status` tell how the last change ended."""
+        self.replica.learn(last_change=what)
+        self.send(memo=self.replica.memo())
+        self.publish()
+
     # -- the release as PID 1 has it ------------------------------------------------------------
 
-    def remember(self, launch: Launch, deploy: Deploy | None) -> None:
-        """Have later sessions, jobs and starts see this launch; raises `RunAgentError`."""
-        launches.save(self.layout, launch, deploy)
+    def relaunch(self, launch: Launch) -> None:
+        """Have PID 1 use this launch for later starts in place."""
         self.send(relaunch=launches.to_json(launch))
 
     def release_changed(self) -> None:

@@ -13,7 +13,7 @@ from run_agent import release
 from run_agent.model import Deploy, Slug
 from run_agent.node import Node
 from run_agent.slug import fetch, record, tree
-from upgrade import plan, releases
+from upgrade import plan, releases, unraised
 from upgrade.failures import Failures
 from upgrade.model import Serving
 from upgrade.outcome import Outcome, RefusedError, Verdict
@@ -92,7 +92,7 @@ class Targets:
         return decided
 
     async def _slug_of(self, serving: Serving, version: str) -> Slug | None:
-        digest = await asyncio.to_thread(self._site.additions(serving).digest_of, version)
+        digest = await asyncio.to_thread(self._site.additions(serving.root).digest_of, version)
         if digest is None and self._release_at(serving).version == version:
             digest = self._site.replica.facts.started
         return await asyncio.to_thread(self._trees.find, digest) if digest else None
@@ -124,7 +124,8 @@ class Targets:
             if has:  # an earlier version, to which the relup of the one that serves leads
                 return await self._decide_back(node, serving, version, what, slug, deploy)
             raise RefusedError(str(decided))
-        return Target(what, version, slug, deploy, down=False, placed=has, notes=decided.notes)
+        notes = decided.notes + await asyncio.to_thread(_unraised, serving.root, slug.path)
+        return Target(what, version, slug, deploy, down=False, placed=has, notes=notes)
 
     async def _decide_back(
         self,
@@ -187,7 +188,7 @@ class Targets:
         """Tell whether the node has this very build of a version, from before."""
         if serving.status_of(version) != "old":
             return False
-        additions = self._site.additions(serving)
+        additions = self._site.additions(serving.root)
         placed = await asyncio.to_thread(additions.digest_of, version)
         return digest in {placed, self._site.replica.facts.started}
 
@@ -223,3 +224,11 @@ class Targets:
 
 def _relup(root: Path, version: str | None) -> Path:
     return root / "releases" / str(version) / "relup"
+
+
+def _unraised(root: Path, folder: Path) -> tuple[str, ...]:
+    found = unraised.libraries(root, folder)
+    if not found:
+        return ()
+    named = ", ".join(found)
+    return (f"the code of {named} differs, but not the version: it changes at the next start only",)

@@ -1,10 +1,12 @@
 """Another version in the place of the one that serves: `upgrade`, `downgrade`, `releases`."""
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from entrypoint import boot
@@ -15,17 +17,16 @@ from entrypoint.control import Answer, Tell
 from entrypoint.orders import INIT
 from run_agent import release
 from run_agent.errors import RunAgentError
-from run_agent.model import Deploy, Launch, Slug
+from run_agent.model import Launch, Slug
 from run_agent.node import Node
 from run_agent.release import Kind, releases_file, start
 from run_agent.slug import record, tree
 from upgrade import releases
-from upgrade.additions import Additions
 from upgrade.failures import Failure, Failures
-from upgrade.install import Host, Installation, Plan, incarnation, settled
+from upgrade.install import Host, Installation, Plan, incarnation
 from upgrade.journal import Entry, Journal, Phase
 from upgrade.model import Change, Serving
-from upgrade.outcome import Outcome, Verdict
+from upgrade.outcome import Outcome, RefusedError, Verdict
 
 KEPT_ON_NODE = 2
 """Old versions that stay on the node, to go back to."""
@@ -64,7 +65,7 @@ class Versions:
     async def list(self, _arguments: Mapping[str, Any], _tell: Tell) -> Answer:
         """Tell the versions on the node, and the deploys on the volume."""
         node = self._site.node()
-        serving = await releases.serving(node, self._layout.run)
+        serving = await releases.serving(node)
         deploys = await asyncio.to_thread(self._targets.on_volume)
         return Answer(
             {
@@ -80,15 +81,17 @@ class Versions:
 
     async def go_on(self, busy: str) -> None:
         """End the change that a killed agent had begun: `busy` is what PID 1 knows of it."""
-        entry = await asyncio.to_thread(self._journal.read)
-        if entry is None:
-            log.warning("an agent was killed during the %s, which is cut", busy)
-            self._site.send(busy=None)
-            return
-        log.warning("an agent was killed during the %s: ending that", entry.what)
-        await self._site.until_running()
-        async with self._site.alone("go on", entry.what, lambda _: None) as say:
-            self._site.end(entry.what, await self._site.outcome(self._go_on(say, entry)))
+        async with self._site.taking_over(busy) as say:
+            entry = await asyncio.to_thread(self._journal.read)
+            if entry is None:
+                self._site.say_last(f"{busy}: cut, as the agent was killed; it may be half done")
+                return
+            log.warning("an agent was killed during the %s: ending that", entry.what)
+            await self._site.until_running()
+            try:
+                self._site.end(entry.what, await self._site.outcome(self._go_on(say, entry)))
+            finally:  # whatever became of it: it must not be taken for a later change
+                await asyncio.to_thread(self._journal.end)
 
     # -- the change itself ----------------------------------------------------------------------
 
@@ -115,24 +118,25 @@ class Versions:
         return await self._move(say, node, serving, target)
 
     async def _serving(self, node: Node) -> Serving:
-        serving = await releases.serving(node, self._layout.run)
+        if self._site.replica.facts.version is None:
+            raise RefusedError(
+                "cannot change the version of a Procfile project in place: it is no release; "
+                "deploy it the ordinary way (restart the replica)"
+            )
+        serving = await releases.serving(node)
         if self._site.replica.facts.started is not None:
-            # once more, as the disk may have been full after the change before
-            await asyncio.to_thread(self._site.additions(serving).put_back_start)
+            self._site.replica.learn(started=serving.root.name)
+            if serving.version == self._site.replica.facts.version:
+                # once more, as the disk may have been full after the change before
+                await asyncio.to_thread(self._switch, serving.root)
         return serving
 
     async def _move(self, say: Say, node: Node, serving: Serving, target: Target) -> Outcome:
         before = launches.load(self._layout)
-        env = dict(before.env)
-        if target.deploy is not None:
-            prepared = await boot.prepare(
-                self._site.orders, self._site.options, self._site.environ, target.deploy,
-                target.what.tree, before.env.get("HOST_INDEX"),
-            )  # fmt: skip
-            env = dict(prepared.launch.env)
+        env = await self._environment(target, before)
         if target.slug is not None:
             await asyncio.to_thread(releases_file.create_missing, target.what)
-        change = self._change(node, serving, target.version, env, before.env)
+        change = self._change(node, serving.root, serving.version, target.version, env, before.env)
         entry = Entry(
             phase=Phase.PLACING,
             what=f"{'downgrade' if target.down else 'upgrade'} to {target.version}",
@@ -145,43 +149,54 @@ class Versions:
             env=env,
         )
         placed_from = None if target.placed or target.slug is None else target.slug
-        installation = self._installation(say, change, entry, serving, placed_from)
+        installation = self._installation(say, change, entry, placed_from)
         outcome = await installation.carry_out()
-        concluded = await self._conclude(say, installation.entry, outcome, serving)
+        concluded = await self._conclude(say, installation.entry, outcome, change.root)
         return replace(concluded, notes=(*target.notes, *concluded.notes))
 
+    async def _environment(self, target: Target, before: Launch) -> dict[str, str]:
+        """Build the environment of the version to come; raises `RunAgentError`."""
+        if target.deploy is None:
+            return dict(before.env)
+        site = self._site
+        try:
+            prepared = await boot.prepare(
+                site.orders, site.options, site.environ, target.deploy, target.what.tree,
+                before.env.get("HOST_INDEX"),
+            )  # fmt: skip
+        except RunAgentError:
+            await self._prepare_again()
+            raise
+        return dict(prepared.launch.env)
+
     async def _go_on(self, say: Say, entry: Entry) -> Outcome:
-        node = self._site.node()
-        serving = await settled(node, self._layout.run)
-        if entry.phase is Phase.PERMANENT:
-            outcome = Outcome(Verdict.DONE, f"{entry.to_version} serves", entry.to_version)
-            return await self._conclude(say, entry, outcome, serving)
-        before = launches.load(self._layout)
-        change = replace(
-            self._change(node, serving, entry.to_version, entry.env, before.env),
-            from_version=entry.from_version,
+        root, before = self._site.root(), launches.load(self._layout)
+        change = self._change(
+            self._site.node(), root, entry.from_version, entry.to_version, entry.env, before.env
         )
         slug = self._trees.find(entry.digest) if entry.digest and not entry.down else None
-        installation = self._installation(say, change, entry, serving, slug)
-        return await self._conclude(say, entry, await installation.go_on(), serving)
+        installation = self._installation(say, change, entry, slug)
+        outcome = await installation.go_on()
+        return await self._conclude(say, installation.entry, outcome, root)
 
     def _change(
         self,
         node: Node,
-        serving: Serving,
-        version: str,
+        root: Path,
+        from_version: str,
+        to_version: str,
         env: Mapping[str, str],
         env_before: Mapping[str, str],
     ) -> Change:
         facts = self._site.replica.facts
         return Change(
-            node=node, run=self._layout.run, root=serving.root, kind=Kind(str(facts.kind)),
-            name=facts.release or facts.app, from_version=serving.version, to_version=version,
+            node=node, run=self._layout.run, root=root, kind=Kind(str(facts.kind)),
+            name=facts.release or facts.app, from_version=from_version, to_version=to_version,
             env=env, env_before=env_before,
         )  # fmt: skip
 
     def _installation(
-        self, say: Say, change: Change, entry: Entry, serving: Serving, slug: Slug | None
+        self, say: Say, change: Change, entry: Entry, slug: Slug | None
     ) -> Installation:
         options = self._site.options
         check = boot.ready_check(options, self._site.replica)
@@ -194,41 +209,45 @@ class Versions:
             settle_seconds=min(options.upgrade_settle_seconds, options.upgrade_verify_seconds),
         )
         host = Host(ready=check, restart=self._site.restart, tell=say)
-        return Installation(steps, self._site.additions(serving), self._journal, entry, host)
+        return Installation(steps, self._site.additions(change.root), self._journal, entry, host)
 
-    async def _conclude(
-        self, say: Say, entry: Entry, outcome: Outcome, serving: Serving
-    ) -> Outcome:
+    async def _conclude(self, say: Say, entry: Entry, outcome: Outcome, root: Path) -> Outcome:
         """Have the replica remember how a change ended, and forget that it was under way."""
         notes: tuple[str, ...] = ()
         if outcome.verdict is Verdict.DONE:
-            notes = await self._adopt(say, entry, serving)
-        elif entry.digest and entry.phase is not Phase.PLACING and not entry.down:
+            notes = await self._adopt(say, entry, root)
+        else:
+            await self._prepare_again()
+        if entry.digest and outcome.verdict in {Verdict.RECOVERED, Verdict.DOWN} and not entry.down:
             failure = Failure(time.time(), entry.from_version, outcome.message)
-            remembers = asyncio.to_thread(self._failures.remember, entry.digest, failure)
-            notes = await _tried(remembers)
+            remember = functools.partial(self._failures.remember, entry.digest, failure)
+            notes += await _tried(remember, "it will be tried again")
         await asyncio.to_thread(self._journal.end)
         if outcome.verdict is not Verdict.DONE:
             boots = f"a restart in place boots {entry.from_version}; {self._new_container()}"
-            notes = (*notes, *await _tried(self._prepare_again()), boots)
+            notes = (*notes, boots)
         elif entry.down or entry.deploy is None or entry.deploy["version"] is None:
-            # not what the controller says, or we cannot tell
-            notes = (*notes, self._new_container())
+            notes = (*notes, self._new_container())  # not what the controller says, for all we know
         return replace(outcome, notes=(*outcome.notes, *notes))
 
     async def _prepare_again(self) -> None:
         """Have the run folder hold what belongs to the version that stays: epmd, vm.args."""
-        deploy = launches.load_deploy(self._layout)
-        if deploy is not None:
-            site, folder = self._site, await asyncio.to_thread(self._layout.app.resolve)
+        site, deploy = self._site, launches.load_deploy(self._layout)
+        if deploy is None:
+            return
+        folder = await asyncio.to_thread(self._layout.app.resolve)
+        try:
             await boot.prepare(site.orders, site.options, site.environ, deploy, folder)
+        except RunAgentError as error:
+            log.warning("%s", error)
 
-    async def _adopt(self, say: Say, entry: Entry, serving: Serving) -> tuple[str, ...]:
-        """Make the new version what a restart boots, and what sessions and `status` show."""
+    async def _adopt(self, say: Say, entry: Entry, root: Path) -> tuple[str, ...]:
+        """Make the new version what a restart boots, and what sessions and `status` show.
+
+        It serves, and that is what counts: what cannot be written is a note.
+        """
         say(f"{entry.to_version} is permanent")
         deploy = record.deploy_from_json(dict(entry.deploy)) if entry.deploy else None
-        # It serves, whatever cannot be kept of it on a full disk.
-        notes = await _tried(self._boot_from_now_on(entry, deploy, serving))
         self._site.replica.learn(
             deploy=deploy.label if deploy else "image",
             digest=entry.digest,
@@ -237,24 +256,34 @@ class Versions:
             notes=(),
         )
         self._site.send(memo=self._site.replica.memo())
+        launch = self._launch(entry, root)
+        self._site.relaunch(launch)
+        notes = await _tried(
+            functools.partial(launches.save, self._layout, launch, deploy),
+            "sessions have the environment from before",
+        )
+        notes += await _tried(
+            functools.partial(self._switch, root),
+            f"a restart in place may boot {entry.from_version}",
+        )
         await self._site.keep()
-        return (*notes, *await self._remove_old(self._site.additions(serving)))
+        return notes + await self._remove_old(root)
 
-    async def _boot_from_now_on(
-        self, entry: Entry, deploy: Deploy | None, serving: Serving
-    ) -> None:
-        """Have starts in place boot the new version, and sessions see it."""
-        self._site.remember(self._launch(entry, serving), deploy)
+    def _switch(self, root: Path) -> None:
+        """Have a restart in place boot what serves, from its own tree."""
         facts = self._site.replica.facts
-        if entry.digest is not None and facts.started is not None:  # else an image's own release
-            await asyncio.to_thread(self._trees.switch, entry.digest)
-            await asyncio.to_thread(self._site.additions(serving).put_back_start)
+        if facts.started is None or facts.digest is None:
+            return  # an image's own release stays where it is
+        if self._trees.current() != facts.digest:
+            self._trees.switch(facts.digest)
+        self._site.additions(root).put_back_start()
+        self._failures.forget(facts.digest)
 
-    def _launch(self, entry: Entry, serving: Serving) -> Launch:
+    def _launch(self, entry: Entry, root: Path) -> Launch:
         """Return how a start in place starts the new version, its Procfile included."""
         facts = self._site.replica.facts
         name = facts.release or facts.app
-        folder = self._layout.deploys / entry.digest if entry.digest else serving.root
+        folder = self._layout.deploys / entry.digest if entry.digest else root
         started = start.choose(
             release.identify(folder, name), self._layout.app, self._site.orders.command
         )
@@ -267,11 +296,11 @@ class Versions:
             return "a new container boots the release of its image"
         return "a new container boots the slug that SLUG_URL names"
 
-    async def _remove_old(self, additions: Additions) -> tuple[str, ...]:
+    async def _remove_old(self, root: Path) -> tuple[str, ...]:
         """Keep the last two old versions on the node, besides the one that it began with."""
-        node, run = self._site.node(), self._layout.run
+        node, run, additions = self._site.node(), self._layout.run, self._site.additions(root)
         try:
-            serving = await releases.serving(node, run)
+            serving = await releases.serving(node)
             old = [known.version for known in serving.known if known.status == "old"]
             for version in old[KEPT_ON_NODE:]:
                 if await asyncio.to_thread(additions.digest_of, version):
@@ -282,10 +311,10 @@ class Versions:
         return ()
 
 
-async def _tried(step: Awaitable[None]) -> tuple[str, ...]:
-    """Do what a change does not stand or fall with; return what to say of it."""
+async def _tried(step: Callable[[], None], otherwise: str) -> tuple[str, ...]:
+    """Do what follows a change that is over; what cannot be done is a note."""
     try:
-        await step
+        await asyncio.to_thread(step)
     except RunAgentError as error:
-        return (str(error),)
+        return (f"{otherwise}: {error}",)
     return ()

@@ -10,7 +10,7 @@ from entrypoint.parser import Parser
 EXAMPLES = """\
 examples:
   run-agent distillery_job --app hello -- command Elixir.Hello.Release migrate
-  run-agent distillery_job eval 'Hello.Release.migrate()'    with APP_NAME=hello in the environment
+  APP_NAME=hello run-agent distillery_job eval 'Hello.Release.migrate()'
 
 The same as `run-agent job -- bin/NAME COMMAND ARGUMENTS…`, where NAME is what the controller calls
 customer_app_name. It works for every release tool whose script knows COMMAND. See `run-agent job

@@ -14,7 +14,7 @@ examples:
 It goes by the relup of the version that serves, with the configuration that is in force. A new
 container boots the controller's current deploy again: tell it as well.
 
-Exit codes as of `run-agent upgrade`.
+Exit codes and --json as of `run-agent upgrade`.
 """
 
 
@@ -28,6 +28,6 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("version", metavar="VERSION", help="a version that the node still has")
     parser.add_argument("--json", action="store_true", help="print the outcome for a program")
     given = parser.parse_args(arguments)
-    outcome, code = _changing.ask(environ, "downgrade", as_json=given.json, version=given.version)
-    _changing.show(outcome, as_json=given.json)
-    return code
+    return _changing.carry_out(
+        environ, "downgrade", _changing.verdict, as_json=given.json, version=given.version
+    )

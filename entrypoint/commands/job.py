@@ -11,8 +11,8 @@ from entrypoint.supervise import become_pid1
 EXAMPLES = """\
 examples:
   run-agent job --app hello -- bin/hello eval 'Hello.Release.migrate()'
-  run-agent job mix help                         with APP_NAME=hello in the environment
-  run-agent job -- 'cd priv && ls | wc -l'       a line for bash
+  run-agent job --app hello -- 'ls lib | wc -l'  a line for bash
+  APP_NAME=hello run-agent job mix help
   JOB_TIMEOUT_SECONDS=3600 run-agent job --app hello -- bin/import
 
 Without --app the app is what APP_NAME says, or else REPO. CMD gets the environment that the release
@@ -24,7 +24,10 @@ deploy cannot be booted with the same codes as init. There is no SSH, and no por
 HEALTH_PORT is set. A job is a container of its own; beside a release that runs use `run-agent run`.
 """
 
-OF_A_JOB = {"READY_CHECK": "none", "RESTART": "never", "DRAIN_SECONDS": "0", "SSH_PORT": "none"}
+OF_A_JOB = {
+    "DRAIN_SECONDS": "0", "FOLLOW": "none", "READY_CHECK": "none", "RESTART": "never",
+    "SSH_PORT": "none",
+}  # fmt: skip
 """Settings that make no sense for what is to end: they are often those of the app's replicas."""
 
 

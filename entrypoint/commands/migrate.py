@@ -20,9 +20,12 @@ The migrations run on the node that serves, with its connection to the database:
 the app's `ecto_repos`, all files in its priv/repo/migrations, or what the controller says instead.
 What they print goes to stdout; what they log goes to the app's own log.
 
-Exit code 0 if all are done or none was pending, 1 if one fails (the reason is on stderr), 14 while
-another change of the release is under way, 65 if the app has no repos, 69 if the node is down. Who
-interrupts this command does not interrupt the migration: the agent sees it to its end, and logs it.
+Exit code 0 if all are done or none was pending, 1 if one fails (the reason is on stderr), 10 if
+nothing can be changed now (no release runs, or it is stopping), 14 while another change of the
+release is under way, 65 if the app has no repos, 69 if the node is down.
+
+Who interrupts this command does not interrupt the migration: the agent sees it to its end, and logs
+it.
 """
 
 

@@ -1,6 +1,5 @@
 """`run-agent reconfigure [--dry-run]`."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ from entrypoint.parser import Parser
 
 EXAMPLES = """\
 examples:
-  run-agent reconfigure --dry-run   which variables would change; touches nothing
+  run-agent reconfigure --dry-run   which variables would change
   run-agent reconfigure             takes the controller's current configuration
   run-agent reconfigure --json | jq .applications
 
@@ -18,13 +17,18 @@ again (runtime.exs and other providers, ${NAME} in sys.config), and each applica
 changed is told by its config_change/3. Values are never shown. If one of them cannot be used,
 nothing changes. Later sessions, jobs and restarts get the new configuration.
 
+With --dry-run the node and what later starts get stay as they are. Only, as at every start, the
+scripts in .profile.d are run to compute the new environment, and our files for the start in the
+run folder (vm.args) are written again, with the same content.
+
 What an application has read once at its start (a listener's PORT, a pool's size) stays as it was
 unless its config_change/3 sees to it; what is read by the start of the VM (vm.args, env.sh) is
 named, and wants a restart.
 
 Exit code 0 done or nothing to do, 10 refused, 11 failed and nothing changed, 12 failed and an
 application did not take its old configuration back, 13 the node fell silent over it, 14 while
-another change is under way.
+another change is under way. With --json stdout gets one JSON object; that of an error is
+{"error": MESSAGE, "exit": CODE}.
 """
 
 
@@ -40,9 +44,9 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args(arguments)
-    result, code = _changing.ask(environ, "reconfigure", as_json=given.json, dry_run=given.dry_run)
-    print(json.dumps(result) if given.json else "\n".join(_lines(result)))
-    return code
+    return _changing.carry_out(
+        environ, "reconfigure", _lines, as_json=given.json, dry_run=given.dry_run
+    )
 
 
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:

@@ -14,9 +14,9 @@ examples:
   run-agent releases
   run-agent releases --json | jq -r .serves
 
-Of the node it shows what its release_handler says: permanent is what the node's own tree boots,
-old what `run-agent downgrade` can go back to. Of the volume it shows the deploys that are unpacked;
-the current one is what a restart in place boots.
+Of the node it shows what its release_handler says: permanent is the version that was made so once
+it had proved itself, old is what `run-agent downgrade` can go back to. Which one a restart boots is
+not the node's to say: of the deploys that are unpacked on the volume it is the current one.
 """
 
 

@@ -1,15 +1,19 @@
 """`run-agent upgrade [VERSION]`."""
 
+import os
+import sys
 from collections.abc import Mapping
 
 from entrypoint.commands import _changing
 from entrypoint.parser import Parser
+from run_agent.errors import RunAgentError
 
 EXAMPLES = """\
 examples:
   run-agent upgrade                        to the controller's current deploy
   run-agent upgrade 0.2.0                  the same, but only if that is this version
   run-agent upgrade --slug URL             to a slug that the controller knows nothing of
+  run-agent upgrade --slug - < FILE        the same with a signed URL: others can read an argv
   run-agent upgrade --json | jq .verdict   for a program; the steps go to stderr
 
 Connections stay open and processes keep their state: the slug must hold a relup from the version
@@ -21,6 +25,9 @@ exit codes:
   10  refused: see why                      may have been lost
   11  failed; the old version still     13  failed, and nothing serves
       serves, and nobody noticed        14  another change is under way
+
+With --json stdout gets one JSON object; where there is no verdict to tell, as with 14, it is
+{"error": MESSAGE, "exit": CODE}.
 """
 
 
@@ -32,15 +39,29 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
         examples=EXAMPLES,
     )
     parser.add_argument("version", metavar="VERSION", nargs="?", help="refuse any other version")
-    parser.add_argument("--slug", metavar="URL", help="take this slug: https, gs or file")
+    parser.add_argument(
+        "--slug",
+        metavar="URL",
+        help="take this slug: https, gs or file; - reads its URL from stdin",
+    )
     parser.add_argument(
         "--force", action="store_true", help="try a slug again that has failed before"
     )
     parser.add_argument("--json", action="store_true", help="print the outcome for a program")
     given = parser.parse_args(arguments)
-    outcome, code = _changing.ask(
-        environ, "upgrade", as_json=given.json,
-        version=given.version, slug=given.slug, force=given.force,
+    slug = _from_stdin() if given.slug == "-" else given.slug
+    return _changing.carry_out(
+        environ, "upgrade", _changing.verdict, as_json=given.json,
+        version=given.version, slug=slug, force=given.force,
     )  # fmt: skip
-    _changing.show(outcome, as_json=given.json)
-    return code
+
+
+def _from_stdin() -> str:
+    url = sys.stdin.readline().strip()
+    if not url:
+        raise RunAgentError(
+            "cannot upgrade to the slug that --slug - names: stdin holds no URL; write it there, "
+            "as in `run-agent upgrade --slug - < FILE`",
+            exit_code=os.EX_USAGE,
+        )
+    return url

@@ -48,6 +48,8 @@ class Trees:
         if not _is_folder(self._deploys / digest):
             raise RunAgentError(f"cannot switch to {digest}: its tree is gone; fetch it again")
         try:
+            for left in self._link.parent.glob(f".{self._link.name}.*.new"):
+                left.unlink()  # by an agent that was killed: it alone writes this
             files.replace_link(self._link, Path(self._deploys.name, digest))
             files.sync_folder(self._link.parent)
         except OSError as error:

@@ -79,3 +79,14 @@ def test_what_cannot_be_interpreted_is_found(source):
 
 def test_maps_and_foreign_functions_can_be_interpreted():
     assert not NOT_INTERPRETED.search("x(#{a := 1}) -> fun erlang:is_integer/1.")
+
+
+def test_what_the_command_line_says_of_a_key_is_not_taken_for_other_keys(tmp_path):
+    run("erlc", str(FOLDER / "run_agent_configuration.erl"), folder=tmp_path)
+    differences = (
+        "run_agent_configuration:differences([{kernel, [{mine, 1}, {yours, 2}, {ours, 3}]}])"
+    )
+    given = ("-kernel", "mine", "yours", "ours", "9")  # names, values, names, values
+    printed = f'io:format("~p", [{differences}]), halt().'
+    said = run("erl", *given, "-noinput", "-eval", printed, folder=tmp_path)
+    assert said == "[{kernel,yours}]"

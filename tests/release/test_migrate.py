@@ -16,7 +16,7 @@ from run_agent.node import Node
 from support import by_hand, mix_project, slugs, upgrade_slugs
 from support.wait import until
 from upgrade import migrate
-from upgrade.migrate import Migrated, Target
+from upgrade.migrate import Migrated, Migrating
 
 KINDS = ("mix", "relx", "distillery1", "distillery2")
 ELIXIR = {"mix", "distillery2"}
@@ -82,7 +82,7 @@ def target(tree, env, tmp_path, distillery_eval=None):
         erl_call=what.erl_call,
         by_tool=what.evaluate,
     )
-    return Target(node, what, tree)
+    return Migrating(node, what, tree)
 
 
 def run(target, name=None, **options):

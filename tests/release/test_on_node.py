@@ -53,14 +53,22 @@ class Hello:
             on_node.call(self.node(), self.run, program, function, *arguments, **options)
         )
 
+    def serving(self):
+        return asyncio.run(releases.serving(self.node()))
+
     def ask(self, step, *arguments):
         return asyncio.run(step(self.node(), self.run, *arguments))
 
     def evaluate(self, erlang):
         return asyncio.run(self.node().evaluate(erlang))
 
+    def versions_with(self, library):
+        known = "{_, Version, Libraries, _} <- release_handler:which_releases()"
+        member = f'lists:member("{library}", Libraries)'
+        return self.evaluate(f"[list_to_atom(Version) || {known}, {member}]")
+
     def statuses(self):
-        return {known.version: known.status for known in self.ask(releases.serving).known}
+        return {known.version: known.status for known in self.serving().known}
 
     def place(self, variant="good"):
         """Put the files of 0.2.0 beside the running ones; return its .rel file."""
@@ -72,7 +80,7 @@ class Hello:
         return self.tree / "releases" / "0.2.0" / "hello.rel"
 
     def left_over(self):
-        return list((self.run / "on_node").iterdir())
+        return list((self.run / "on_node").glob("*"))
 
 
 @pytest.fixture
@@ -115,7 +123,7 @@ def test_a_program_that_fails_says_why_without_the_values(hello):
 
 def test_many_may_call_at_once(hello):
     async def all_at_once():
-        asked = [releases.serving(hello.node(), hello.run) for _ in range(CALLS_AT_ONCE)]
+        asked = [releases.serving(hello.node()) for _ in range(CALLS_AT_ONCE)]
         return await asyncio.gather(*asked)
 
     assert {serving.version for serving in asyncio.run(all_at_once())} == {"0.1.0"}
@@ -127,7 +135,7 @@ def test_a_node_that_hangs_costs_no_more_than_the_deadline(hello):
     try:
         begun = time.monotonic()
         with pytest.raises(RunAgentError, match="cannot wait longer than 1 s") as caught:
-            hello.call("run_agent_releases", "serving", deadline=DEADLINE_SECONDS)
+            hello.call("run_agent_releases", "relup", "/nowhere", deadline=DEADLINE_SECONDS)
         assert time.monotonic() - begun < QUICK_SECONDS
     finally:
         hello.process.send_signal(signal.SIGCONT)
@@ -139,12 +147,12 @@ def test_a_node_that_hangs_costs_no_more_than_the_deadline(hello):
 def test_a_wrong_cookie_or_a_node_that_is_gone_is_said(hello):
     node = hello.node(cookie="wrong")
     with pytest.raises(RunAgentError, match="check that it is up and that its cookie") as caught:
-        asyncio.run(releases.serving(node, hello.run))
+        asyncio.run(releases.serving(node))
     assert caught.value.exit_code == os.EX_UNAVAILABLE
     hello.process.kill()
     hello.process.wait()
     with pytest.raises(RunAgentError, match="cannot reach the node") as caught:
-        hello.ask(releases.serving)
+        hello.serving()
     assert caught.value.exit_code == os.EX_UNAVAILABLE
     assert hello.left_over() == []
 
@@ -166,7 +174,7 @@ def test_without_erl_call_the_releases_script_calls_too(hello):
 
 
 def test_what_serves_is_told_with_its_tree(hello):
-    serving = hello.ask(releases.serving)
+    serving = hello.serving()
     assert serving.root == hello.tree
     assert serving.erts == max(hello.tree.glob("erts-*")).name.removeprefix("erts-")
     assert serving.version == "0.1.0"
@@ -177,7 +185,7 @@ def test_what_serves_is_told_with_its_tree(hello):
 def test_a_release_without_release_handler_is_said(hello):
     hello.evaluate("supervisor:terminate_child(sasl_sup, release_handler)")
     with pytest.raises(RunAgentError, match="have sasl in the release"):
-        hello.ask(releases.serving)
+        hello.serving()
 
 
 @pytest.mark.parametrize(
@@ -208,9 +216,9 @@ def test_a_version_is_added_and_removed_and_no_file_goes(hello):
     hello.ask(releases.remove, "0.2.0")  # not known yet: nothing
     hello.ask(releases.set_unpacked, rel_file)
     assert hello.statuses() == {"0.1.0": "permanent", "0.2.0": "unpacked"}
-    known = {known.version: known for known in hello.ask(releases.serving).known}
-    assert {"greeter-1.0.0", "hello-0.2.0"} <= set(known["0.2.0"].libraries)
-    assert "hello-0.1.0" in known["0.1.0"].libraries  # although RELEASES had been missing
+    # also those of the version with which the node began, although RELEASES had been missing
+    assert hello.versions_with("hello-0.1.0") == "['0.1.0']"
+    assert hello.versions_with("greeter-1.0.0") == "['0.2.0']"
     with pytest.raises(RunAgentError, match="the node knows it already"):
         hello.ask(releases.set_unpacked, rel_file)
     with pytest.raises(RunAgentError, match=r"cannot make 0\.2\.0 permanent: it is unpacked"):

@@ -177,11 +177,18 @@ def test_new_values_reach_the_node_and_its_applications(start, kind):
     assert running.told() == "[]"
 
 
+@pytest.mark.parametrize("kind", ["relx", "distillery1"])
+def test_a_value_that_names_another_variable_becomes_what_a_start_makes_of_it(start, kind):
+    running = start(kind, INNER="Zweiter")
+    running.change(GREETING="${INNER}")
+    assert running.config("greeting") == running.ask('{ok, <<"Zweiter">>}')
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_done_where_nothing_has_changed(start, kind):
     running = start(kind)
     before = running.state()
-    assert running.change().plan.names == ()
+    assert running.change().differences.names == ()
     assert (running.state(), running.told()) == (before, "[]")
 
 
@@ -198,7 +205,7 @@ def test_a_key_that_goes_goes_and_what_the_application_has_set_stays(start):
     running = start("mix")
     running.ask("application:set_env(hello, own, 42)")
     outcome = running.change("LIMIT")
-    assert (outcome.plan.unset, outcome.applications) == (("LIMIT",), {"hello": ("limit",)})
+    assert (outcome.differences.unset, outcome.applications) == (("LIMIT",), {"hello": ("limit",)})
     assert running.config("limit") == "undefined"
     assert running.config("own") == "{ok,42}"
     assert running.told() == "[{[],[],[limit]}]"
@@ -289,7 +296,7 @@ def test_what_the_release_reads_at_its_start_is_named(start):
     vm_args = running.tree / "releases" / "0.1.0" / "vm.args"
     vm_args.with_name("vm.args.src").write_text("-name ${MY_NODE_NAME}\n+P ${PROCESSES}\n")
     outcome = running.change(PROCESSES="262144", MY_NODE_NAME="evil@host")
-    assert outcome.plan.restart == ("MY_NODE_NAME", "PROCESSES")
+    assert outcome.differences.restart == ("MY_NODE_NAME", "PROCESSES")
     assert running.variable("PROCESSES") == running.ask('"262144"')
     assert "evil" not in running.variable("MY_NODE_NAME")
 

@@ -20,9 +20,8 @@ from run_agent.release.erlang_term import Term
 from support import by_hand, slugs, upgrade_slugs
 from support.by_hand import Started
 from support.wait import until
-from upgrade import on_node, releases, script
+from upgrade import on_node, os_vars, releases, script
 from upgrade.model import Change
-from upgrade.script import os_vars
 
 KINDS = {
     "relx": Kind.RELX,
@@ -83,7 +82,7 @@ class Upgrading:
         return f" greeting={greeting} " in self.hello.get("/")[1].decode().replace("\n", " ")
 
     def status(self, version: str) -> str | None:
-        serving = asyncio.run(releases.serving(self.change().node, self.run))
+        serving = asyncio.run(releases.serving(self.change().node))
         return serving.status_of(version)
 
     def files(self) -> dict[str, bytes]:
@@ -216,6 +215,16 @@ def test_what_a_script_says_is_not_believed(upgrading):
     wrap(program, f'{real} "$@"; echo failed; exit 3')
     upgrading.install(change)
     assert upgrading.serves("0.2.0")
+
+
+@pytest.mark.parametrize("upgrading", ["relx"], indirect=True)
+def test_of_what_a_script_says_no_part_of_a_secret_is_shown(upgrading):
+    upgrading.place()
+    wrap(upgrading.tree / "bin" / "hello-0.1.0", 'echo "hello: no $DATABASE_URL" | tr /: " "')
+    shown = r"\(exit code 0: hello no ecto me \$DATABASE_URL@db hello\)"
+    with pytest.raises(RunAgentError, match=shown) as no:
+        upgrading.install(upgrading.change(DATABASE_URL="ecto://me:passw0rd@db/hello"))
+    assert "passw0rd" not in str(no.value)
 
 
 def wrap(program: Path, command: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -166,6 +167,19 @@ def test_a_new_configuration_is_in_force_everywhere(platform, configured, kind):
     replica.until_ready(NODE_SECONDS)
     assert f"greeting={SECRET}".encode() in ask(replica, "/")[1]
     assert verb(replica, "reconfigure").stdout.startswith("nothing to do")
+
+
+def test_a_restart_in_place_is_asked_at_the_port_that_it_was_given(platform, configured, reserved):
+    replica = configured("mix", {"RESTART": "on-failure"})
+    pid, port = replica.release_pid, reserved.free()
+    reconfigured(platform, PORT=str(port))
+    done = verb(replica, "reconfigure")
+    assert done.returncode == 0, done.stderr
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: replica.release_pid not in {None, pid}, lambda: replica.log)
+    replica.until_ready(NODE_SECONDS)
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS):
+        pass
 
 
 def test_without_a_controller_there_is_nothing_to_take(boot_image):

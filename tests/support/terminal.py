@@ -48,10 +48,14 @@ class OnTerminal:
 
     def shown(self) -> str:
         """Return all that was shown so far, without colours and cursor movements."""
+        return _CONTROL.sub("", self.raw())
+
+    def raw(self) -> str:
+        """Return all that was shown so far, as it was sent."""
         with suppress(OSError):  # nothing for now, or nobody has it open any more
             while received := os.read(self._keys, 65536):
                 self._seen += received
-        return _CONTROL.sub("", self._seen.decode(errors="replace"))
+        return self._seen.decode(errors="replace")
 
     def until_shown(self, pattern: str, seconds: float = PATIENCE_SECONDS) -> re.Match[str]:
         """Wait until the pattern matches something that is shown."""

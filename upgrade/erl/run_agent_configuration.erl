@@ -63,9 +63,12 @@ differences(Config) ->
 
 given(App) ->
     case init:get_argument(App) of
-        {ok, Flags} -> lists:append(Flags);
+        {ok, Flags} -> [Key || Flag <- Flags, Key <- keys(Flag)];
         error -> []
     end.
+
+keys([Key, _Value | More]) -> [Key | keys(More)];
+keys(_) -> [].
 
 consulted(Path) ->
     case file:consult(Path) of

@@ -65,56 +65,22 @@ change(Set, Unset) ->
 %% {Mended, Other}: the keys, as "APP KEY", that were not as it says and now are, and those that
 %% are not even so, since the application itself has changed them again.
 enforce(Path) ->
-    {ok, [Config]} = file:consult(Path),
-    Wanted = wanted(Config, filename:dirname(Path)),
-    case different(Wanted) of
+    Config = run_agent_configuration:read(Path),
+    case run_agent_configuration:differences(Config) of
         [] ->
             {[], []};
         Different ->
             Before = application_controller:prep_config_change(),
-            [application:set_env(App, Key, Value) || {{App, Key}, Value} <- Different],
+            [
+                application:set_env(App, Key, Value)
+             || {App, Keys} <- Config,
+                {Key, Value} <- Keys,
+                lists:member({App, Key}, Different)
+            ],
             _ = application_controller:config_change(Before),
-            Other = different(Different),
-            {names(Different -- Other), names(Other)}
+            Other = run_agent_configuration:differences(Config),
+            {names(Different -- Other), names([Key || Key <- Other, lists:member(Key, Different)])}
     end.
-
-%% All of a sys.config, included files too; what comes later wins.
-wanted(Config, Folder) ->
-    maps:to_list(maps:from_list(lists:flatmap(fun(Part) -> part(Part, Folder) end, Config))).
-
-part({App, Keys}, _Folder) ->
-    [{{App, Key}, Value} || {Key, Value} <- Keys];
-part(Name, Folder) ->
-    {ok, [Config]} = file:consult(included(Name, Folder)),
-    wanted(Config, Folder).
-
-included(Name, Folder) ->
-    Path = filename:absname(Name, Folder),
-    case filename:extension(Path) of
-        ".config" -> Path;
-        _ -> Path ++ ".config"
-    end.
-
-%% Where the application is not loaded nothing is in force yet; what the command line says wins
-%% over every file.
-different(Wanted) ->
-    Loaded = [App || {App, _, _} <- application:loaded_applications()],
-    [
-        {{App, Key}, Value}
-     || {{App, Key}, Value} <- Wanted,
-        lists:member(App, Loaded),
-        application:get_env(App, Key) =/= {ok, Value},
-        not given(App, Key)
-    ].
-
-given(App, Key) ->
-    case init:get_argument(App) of
-        {ok, Flags} -> lists:member(atom_to_list(Key), [Name || Flag <- Flags, Name <- keys(Flag)]);
-        error -> false
-    end.
-
-keys([Key, _Value | More]) -> [Key | keys(More)];
-keys(_) -> [].
 
 names(Keys) ->
-    [lists:flatten(io_lib:format("~tw ~tw", [App, Key])) || {{App, Key}, _} <- Keys].
+    [lists:flatten(io_lib:format("~tw ~tw", [App, Key])) || {App, Key} <- Keys].

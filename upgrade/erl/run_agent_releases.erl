@@ -5,11 +5,7 @@
 %% libraries, and all of lib where RELEASES had been missing when the node started.
 -module(run_agent_releases).
 
--export([serving/0, relup/1, set_unpacked/1, make_permanent/1, remove/1]).
-
-%% {RootDir, ErtsVersion, [{Name, Version, [Library], Status}]}
-serving() ->
-    {code:root_dir(), erlang:system_info(version), known()}.
+-export([relup/1, set_unpacked/1, make_permanent/1, remove/1]).
 
 %% none, or {Version, Up, Down} with each way as {OtherVersion, RestartsTheEmulator}.
 relup(Path) ->
@@ -54,10 +50,7 @@ remove(Version) ->
     end.
 
 known() ->
-    case whereis(release_handler) of
-        undefined -> cannot("change the release hot: release_handler does not run on the node; have sasl in the release", []);
-        _ -> release_handler:which_releases()
-    end.
+    release_handler:which_releases().
 
 way({Version, _Description, Instructions}) when is_list(Instructions) ->
     Restarts = lists:member(restart_new_emulator, Instructions) orelse

@@ -68,7 +68,7 @@ async def take_over(change: Change, *, tell: Callable[[str], None], down: bool) 
     """
     async with turns.take(change.run, f"the rest of {change.name} {change.to_version}"):
         with PREPARED[change.kind](change, down=down) as call:
-            if (await releases.serving(change.node, change.run)).version == change.to_version:
+            if (await releases.serving(change.node)).version == change.to_version:
                 await _enforce(change, call.configuration(), tell)
                 await _on_node(change, "keep")
 
@@ -116,9 +116,9 @@ async def _run(change: Change, call: Call, deadline: float) -> str:
 async def _require_serving(change: Change, said: str) -> None:
     failed = f"cannot install {change.to_version} by the {change.kind} script ({said})"
     try:
-        version = (await releases.serving(change.node, change.run)).version
+        version = (await releases.serving(change.node)).version
     except RunAgentError as error:
-        raise RunAgentError(f"{failed}; and the node does not answer ({error})") from error
+        raise RunAgentError(f"{failed}; now the node does not tell what serves") from error
     if version != change.to_version:
         raise RunAgentError(f"{failed}; {version} serves")
 

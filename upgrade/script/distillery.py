@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from run_agent import files
+from upgrade import os_vars
 from upgrade.model import Change
-from upgrade.script import os_vars
 from upgrade.script.call import Call
 
 CONFIGURED = ("sys.config", "vm.args", "config.exs")
@@ -60,13 +60,17 @@ def _named(change: Change, var: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _kept_if_failed(var: Path) -> Iterator[None]:
     """Put the running version's configuration back, which a node that reboots itself reads."""
-    before = {path: path.read_bytes() for path in map(var.joinpath, CONFIGURED) if path.is_file()}
+    before = {
+        path: (path.read_bytes(), path.stat().st_mode & 0o777)
+        for path in map(var.joinpath, CONFIGURED)
+        if path.is_file()
+    }
     try:
         yield
     except BaseException:
-        for path, content in before.items():
+        for path, (content, mode) in before.items():
             if not path.is_file() or path.read_bytes() != content:
-                files.atomic_write(path, content, mode=path.stat().st_mode & 0o777)
+                files.atomic_write(path, content, mode=mode)
         raise
 
 

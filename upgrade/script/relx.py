@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from run_agent import files
+from upgrade import os_vars
 from upgrade.model import Change
-from upgrade.script import os_vars
 from upgrade.script.call import Call
 
 NOT_PERMANENT = "--no-permanent"

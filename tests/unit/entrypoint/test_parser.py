@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from entrypoint.commands import distillery_job, job
 from entrypoint.parser import Parser, split_at_dashes
 
 
@@ -36,6 +37,15 @@ def test_wrong_usage_ends_with_64_and_says_how_it_is_right(capsys):
     assert said.startswith("usage: run-agent verb")
     assert "cannot read the arguments: unrecognized arguments: --no-such" in said
     assert said.endswith("see run-agent verb --help\n")
+
+
+@pytest.mark.parametrize("command", [job, distillery_job])
+def test_the_examples_of_a_job_name_the_app(command):
+    examples = [line for line in command.EXAMPLES.split("\n\n")[0].splitlines() if "run-" in line]
+    assert examples
+    for line in examples:
+        assert "run-agent" in line
+        assert "--app hello" in line or line.startswith("  APP_NAME=hello "), line
 
 
 def test_the_examples_keep_their_lines(capsys):

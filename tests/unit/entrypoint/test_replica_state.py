@@ -13,6 +13,7 @@ NOTHING = {"state": "none", "pid": None, "code": None, "started_at": None}
 def hello(replica=None, **changes):
     """Return PID 1's greeting, with what a predecessor told it; it came as JSON."""
     told = {"release": NOTHING, "memo": None, "verdict": {}, "draining": False, "up_seconds": 0.1}
+    told |= {"busy": None}
     if replica is not None:
         told |= {"memo": replica.memo(), "verdict": replica.verdict(), "release": replica.release}
     return json.loads(json.dumps(told | changes))
@@ -44,6 +45,14 @@ def test_a_successor_knows_what_its_predecessor_knew(replica):
 
 def test_a_successor_of_one_that_was_not_ready_is_not_ready(replica):
     assert not Replica.from_hello(hello(replica), "hello").is_ready
+
+
+def test_a_change_that_was_under_way_is_so_from_the_first_moment(replica):
+    heir = Replica.from_hello(hello(replica, busy="upgrade to 0.2.0"), "hello")
+    assert heir.change is not None
+    assert heir.change["what"] == "upgrade to 0.2.0"
+    assert heir.status()["change"] == heir.change
+    assert "change" not in heir.verdict()  # which everybody may read
 
 
 def test_a_drain_survives(replica):

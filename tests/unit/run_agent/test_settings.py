@@ -82,6 +82,14 @@ def test_a_key_is_wanted_by_http_controllers_only():
     assert settings.load({}, needs_controller=False).app_key is None
 
 
+def test_without_a_controller_there_is_nobody_to_follow():
+    none = {"CONTROLLER_URL": "none", "FOLLOW": "hot"}
+    (problem,) = problems(none)
+    assert problem.startswith("FOLLOW=hot has nobody to follow with CONTROLLER_URL=none; set ")
+    assert settings.load(none, needs_controller=False).follow == "hot"
+    assert settings.load(KEY | {"FOLLOW": "hot"}).follow == "hot"
+
+
 @pytest.mark.parametrize(("drain", "accepted"), [("20", True), ("21", False), ("0", True)])
 def test_a_drain_leaves_the_release_time_to_stop(drain, accepted):
     environ = KEY | {"DRAIN_SECONDS": drain}

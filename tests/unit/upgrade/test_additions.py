@@ -90,6 +90,7 @@ def test_what_the_root_lacks_is_placed_and_nothing_else_touched(tmp_path, old, n
     assert all(after[name] == whole(new)[name] for name in ADDED)
     assert additions.digest_of("0.2.0") == "b"
     assert additions.digest_of("0.1.0") is None
+    assert additions.digests() == {"b"}
     assert stat.S_IMODE((tmp_path / "old.added.json").stat().st_mode) == 0o600
 
 
@@ -175,6 +176,12 @@ def test_what_was_missing_is_missing_again(old, new, additions):
     assert not (old / "releases/start_erl.data").exists()
     additions.restore()
     assert whole(old) == before
+
+
+def test_a_start_can_be_made_to_boot_another_version(old, additions):
+    erts, _ = (old / "releases/start_erl.data").read_text().split()
+    additions.start_from("0.3.0")
+    assert (old / "releases/start_erl.data").read_text() == f"{erts} 0.3.0"
 
 
 def test_an_install_that_was_cut_off_is_undone(old, new, additions):

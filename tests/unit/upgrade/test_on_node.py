@@ -50,7 +50,7 @@ def test_a_program_is_sent_with_those_it_calls_and_no_others():
 def test_remarks_are_not_sent():
     for path in resources.files("upgrade").joinpath("erl").iterdir():
         if path.name.endswith(".erl"):
-            assert "\n%" not in on_node._read(path.name)
+            assert "\n%" not in on_node.source(path.name)
 
 
 def test_the_files_of_a_call_are_private_and_gone_afterwards(tmp_path):

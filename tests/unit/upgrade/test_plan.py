@@ -132,6 +132,15 @@ def test_what_no_restart_could_boot_is_refused(running, target, tmp_path, files,
     )
 
 
+def test_a_release_of_another_name_than_the_deploy_s_is_refused(running, target, tmp_path):
+    files = ["bin/other", "releases/0.2.0/other.rel"]
+    part = replace(target, release=mix(tmp_path, "0.2.0", files=files))
+    assert refusal(decide(running, part)) == (
+        "cannot upgrade 0.1.0 to 0.2.0 in place: its slug is the release other, and not hello; "
+        "build it as hello, or deploy it with customer_app_name other"
+    )
+
+
 def test_a_tarball_of_systools_is_refused(running, target, tmp_path):
     """It has no start_erl.data; a `mix release` of which only that is missing has no version."""
     (tmp_path / "releases" / "0.2.0").mkdir(parents=True)
@@ -153,8 +162,11 @@ def test_another_erts_is_refused_by_what_a_start_would_look_for(running, target,
     [
         (None, "it has no releases/0.2.0/relup; build it with a relup from 0.1.0"),
         (replace(RELUP, version="0.3.0"), "its relup is one of 0.3.0; build it with a relup"),
-        (replace(RELUP, up_from={"0.0.9": False, "0.0.8": True}), "from 0.0.8, 0.0.9, but none"),
-        (replace(RELUP, up_from={}), "a way from no version, but none from 0.1.0"),
+        (
+            replace(RELUP, up_from={"0.0.9": False, "0.0.8": True}),
+            "no way from 0.1.0, only from 0.0.8, 0.0.9;",
+        ),
+        (replace(RELUP, up_from={}), "its relup has no way from 0.1.0;"),
         (replace(RELUP, up_from={"0.1.0": True}), "its relup restarts the emulator, which ends"),
     ],
 )
@@ -247,10 +259,10 @@ def test_a_way_down_without_a_way_up_is_said(upgraded):
 @pytest.mark.parametrize(
     ("version", "relup", "why"),
     [
-        ("0.0.9", RELUP, "the node does not know 0.0.9; to go back to it has 0.1.0"),
+        ("0.0.9", RELUP, "the node does not know 0.0.9; it can go back to 0.1.0"),
         ("0.3.0", RELUP, "on the node 0.3.0 is unpacked, not a version that served before"),
         ("0.1.0", None, "0.2.0 was built without a relup"),
-        ("0.1.0", replace(RELUP, down_to={"0.0.9": False}), "a way down to 0.0.9, but none to it"),
+        ("0.1.0", replace(RELUP, down_to={"0.0.9": False}), "no way down to it, only to 0.0.9"),
         ("0.1.0", replace(RELUP, down_to={"0.1.0": True}), "the relup of 0.2.0 restarts the em"),
     ],
 )

@@ -9,9 +9,11 @@ from run_agent.errors import RunAgentError
 from run_agent.model import Secret
 from run_agent.node import Node
 from run_agent.release import Kind
+from upgrade import os_vars
 from upgrade.model import Change
-from upgrade.script import distillery, os_vars, relx
-from upgrade.script.call import MOST_CHARACTERS, words
+from upgrade.redaction import MOST_CHARACTERS
+from upgrade.script import distillery, relx
+from upgrade.script.call import words
 
 TEMPLATE = '[{hello, [{greeting, "${GREETING}"}]}].\n'
 RENDERED = '[{hello, [{greeting, "Servus"}]}].\n'
@@ -37,11 +39,29 @@ def names(folder):
 
 def test_words_have_neither_colours_nor_secrets_nor_pages(change):
     said = words("\x1b[31mfailed\x1b[0m:\n  c00kie t0psecret\n 0ldsecret\r\n", change)
-    assert said == "failed: *** *** ***"
+    assert said == "failed: $ERLANG_COOKIE $TOKEN $OLD"
     long = words("begin " + "x " * 5000 + "end", change)
     assert long.startswith("begin ")
     assert long.endswith(" end")
     assert len(long) < MOST_CHARACTERS + 10
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        (b"${A}-${A}", b"1-1"),
+        (b"${NOT_SET}", b""),
+        (b"${NOT_SET:-default}", b"default"),
+        (b"${EMPTY:-default}", b"default"),
+        (b"${A:-default}", b"1"),
+        (b"${NESTED}", b"<1>"),
+        (b"$A {A} ${A", b"$A {A} ${A"),
+        (rb"${AMPERSAND}", rb"a&b\1"),
+    ],
+)
+def test_variables_are_replaced_as_the_start_scripts_do(text, result):
+    env = {"A": "1", "EMPTY": "", "AMPERSAND": r"a&b\1", "NESTED": "<${A}>"}
+    assert os_vars.replaced(text, env) == result
 
 
 def test_variables_that_name_each_other_in_a_circle_are_an_error():
@@ -124,6 +144,18 @@ def test_what_distillery_leaves_is_mended(change, fails):
     assert (release / "sys.config").read_text() == TEMPLATE
     assert names(var) == {"sys.config"}
     assert (var / "sys.config").read_text() == ("of 0.1.0" if fails else "of 0.2.0")
+
+
+def test_a_configuration_that_a_failing_script_has_removed_is_put_back(change):
+    config = change.root / "var" / "sys.config"
+    config.write_text("of 0.1.0")
+    config.chmod(0o640)
+    change = replace(change, kind=Kind.DISTILLERY_2)
+    failing = pytest.raises(RunAgentError, match="the true reason")
+    with failing, distillery.prepared(change, down=False):
+        config.unlink()
+        raise RunAgentError("the true reason")
+    assert (config.read_text(), config.stat().st_mode & 0o777) == ("of 0.1.0", 0o640)
 
 
 def test_distillery_loads_the_scripts_of_the_version_that_runs(change):
