@@ -39,8 +39,8 @@ def call(path: Path, verb: str, **arguments: object) -> Iterator[dict[str, Any]]
             raise UnavailableError(f"cannot get an answer from the agent at {path} ({error}); "
                                    "its log says why") from error  # fmt: skip
     raise UnavailableError(
-        "cannot get an answer: the agent ended while it worked on it; it is being started again, "
-        "so look at `run-agent status` and try again"
+        "cannot get an answer: the agent ended while it worked on this, which may have been done "
+        "by half; another agent is being started, so look at `run-agent status`"
     )
 
 

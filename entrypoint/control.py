@@ -134,7 +134,7 @@ async def _request(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, verbs: Mapping[str, Verb]
 ) -> "_Asked | Mapping[str, Any]":
     """Return what is asked, or the last line for one who may not ask it."""
-    uid = _peer_uid(writer.get_extra_info("socket"))
+    pid, uid = _peer(writer.get_extra_info("socket"))
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
             line = await reader.readline()
@@ -144,7 +144,8 @@ async def _request(
                           os.EX_NOPERM)  # fmt: skip
         request = json.loads(line)
         name, arguments = request["verb"], dict(request.get("arguments", {}))
-        return _Asked(name, verbs[name], arguments)
+        by = f"process {pid} (uid {uid})"
+        return _Asked(name, verbs[name], arguments | {"asked_by": by})
     except TimeoutError:
         return _error("cannot wait longer for the request; send one JSON line", os.EX_TEMPFAIL)
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -156,7 +157,8 @@ def _error(message: str, code: int) -> Mapping[str, Any]:
     return {"error": message, "exit": code}
 
 
-def _peer_uid(connection: socket.socket) -> int:
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Return who is at the other end: process and user; process 0 is of another namespace."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    uid: int = _PEER_CREDENTIALS.unpack(raw)[1]
-    return uid
+    pid, uid, _ = _PEER_CREDENTIALS.unpack(raw)
+    return pid, uid

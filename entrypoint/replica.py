@@ -51,7 +51,12 @@ class Replica:
         facts = Facts(**memo | {"notes": tuple(memo.get("notes", ()))})
         replica = cls(facts, release=hello["release"], draining=hello["draining"])
         if hello["busy"]:
-            began = {"what": hello["busy"], "since": None, "step": "begun by an agent before this"}
+            began = {
+                "what": hello["busy"],
+                "since": None,
+                "by": None,
+                "step": "begun by an agent before this",
+            }
             replica.change = began
         verdict = hello["verdict"]
         of_this_release = verdict.get("release_pid") == hello["release"].get("pid")

@@ -7,6 +7,7 @@ asked which version serves. Does not know where slugs come from, nor what the re
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -138,7 +139,9 @@ class Installation:
         try:
             self._host.tell(f"verifying {change.to_version}")
             await self._verify()
-            await releases.make_permanent(change.node, change.run, change.to_version)
+            await self._with_room(
+                lambda: releases.make_permanent(change.node, change.run, change.to_version)
+            )
             self._reached(Phase.PERMANENT)
         except RunAgentError as error:
             return await self._go_back(error)
@@ -193,9 +196,7 @@ class Installation:
                 await self._leave_new_version()
             if not untouched:
                 await self._wait_for_old_version()
-            if self.entry.phase is not Phase.PLACING:
-                await self._put_environment_back()
-            notes = await self._clean_up()
+            notes = await self._environment_back() + await self._clean_up()
             if (await self._settled()).version == change.to_version:
                 return await self._go_back(error)  # an install that was cut off has gone on
         except RunAgentError as worse:
@@ -236,7 +237,7 @@ class Installation:
             env_before=change.env,
         )
         try:
-            await self._install(back, down=not self._plan.down)
+            await self._with_room(lambda: self._install(back, down=not self._plan.down))
             await releases.make_permanent(change.node, change.run, change.from_version)
         except RunAgentError as error:
             with contextlib.suppress(RunAgentError):
@@ -267,6 +268,18 @@ class Installation:
                     f"cannot get {change.from_version} ready: it waits for {problem}"
                 )
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _environment_back(self) -> tuple[str, ...]:
+        """Put it back; for want of room on the disk that is a note, as the old version serves."""
+        if self.entry.phase is Phase.PLACING:
+            return ()
+        try:
+            await self._with_room(self._put_environment_back)
+        except RunAgentError as error:
+            if error.exit_code != os.EX_IOERR:
+                raise
+            return (f"the node may have the environment of {self._change.to_version}: {error}",)
+        return ()
 
     async def _put_environment_back(self) -> None:
         """Undo what a node that has rebooted itself, in the same process, has kept."""
@@ -301,6 +314,17 @@ class Installation:
         change = self._change
         await releases.remove(change.node, change.run, change.to_version)
         await asyncio.to_thread(self._additions.undo, change.to_version)
+
+    async def _with_room(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do a step for which a full disk must have room again; raises what it does in the end."""
+        deadline = time.monotonic() + CLEAN_UP_SECONDS
+        while True:
+            try:
+                return await step()
+            except RunAgentError as error:
+                if error.exit_code != os.EX_IOERR or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _is_same_incarnation(self) -> bool:
         return await incarnation(self._change) == self.entry.incarnation

@@ -27,7 +27,8 @@ class Configuration:
     async def reconfigure(self, arguments: Mapping[str, Any], tell: Tell) -> Answer:
         """Take the current deploy's configuration, or with `dry_run` only say what differs."""
         try:
-            return await self.take(tell, dry_run=bool(arguments.get("dry_run")))
+            dry_run, by = bool(arguments.get("dry_run")), arguments.get("asked_by")
+            return await self.take(tell, dry_run=dry_run, by=by)
         except RunAgentError as error:
             if error.exit_code in {*EXIT_CODES.values(), LOCKED}:
                 raise
@@ -35,13 +36,19 @@ class Configuration:
             raise RunAgentError(f"{error}; nothing has changed", exit_code=unchanged) from error
 
     async def take(
-        self, tell: Tell, *, dry_run: bool = False, serving: Deploy | None = None
+        self,
+        tell: Tell,
+        *,
+        dry_run: bool = False,
+        serving: Deploy | None = None,
+        by: str | None = "FOLLOW=hot",
     ) -> Answer:
         """Do as `reconfigure`; an error keeps the exit code that tells whether it may pass.
 
         `serving` is a deploy whose slug is known to be the one that serves.
         """
-        async with self._site.alone("reconfigure", "change of configuration", tell) as say:
+        what = "change of configuration"
+        async with self._site.alone("reconfigure", what, tell, by=by) as say:
             return Answer((await self._take(say, dry_run=dry_run, serving=serving)).to_json())
 
     async def _take(self, say: Say, *, dry_run: bool, serving: Deploy | None) -> Reconfigured:
@@ -70,11 +77,18 @@ class Configuration:
     def _remember(self, done: Reconfigured, deploy: Deploy, prepared: boot.Prepared) -> None:
         """Have later sessions, jobs and starts see the new values."""
         site = self._site
-        launches.save(site.layout, prepared.launch, deploy)
         site.relaunch(prepared.launch)
         site.replica.learn(deploy=deploy.label, good=False)
         changed = ", ".join(done.differences.names) or "nothing"
         site.say_last(f"reconfigure at {now()}: {changed}")
+        try:
+            launches.save(site.layout, prepared.launch, deploy)
+        except RunAgentError as error:
+            raise RunAgentError(
+                f"cannot keep the new configuration, which is in force on the node, for later "
+                f"sessions: {error}; make room, then reconfigure once more",
+                exit_code=EXIT_CODES[Verdict.RECOVERED],
+            ) from error
 
 
 def same_slug(one: Deploy, other: Deploy) -> bool:

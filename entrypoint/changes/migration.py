@@ -29,7 +29,8 @@ class Migration:
         site, name = self._site, arguments.get("name")
         facts = site.replica.facts
         app = str(name or facts.release or facts.app)
-        async with site.alone("migrate", f"migration of {app}", lambda _: None):
+        name_of_change, by = f"migration of {app}", arguments.get("asked_by")
+        async with site.alone("migrate", name_of_change, lambda _: None, by=by):
             deploy = launches.load_deploy(site.layout)
             folder = site.layout.app.resolve()
             what = release.identify(

@@ -92,26 +92,28 @@ class Site:
     # -- one at a time --------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def alone(self, verb: str, what: str, tell: Tell) -> AsyncIterator[Say]:
-        """Be the only change while the context lasts; yields what tells a step.
+    async def alone(
+        self, verb: str, what: str, tell: Tell, *, by: str | None = None
+    ) -> AsyncIterator[Say]:
+        """Be the only change while the context lasts; yields what tells a step. `by` asks for it.
 
         PID 1 knows of it: a stop waits for its end, and a release that dies of it is started
         again. Raises `RunAgentError` (14) while another change is under way, and `RefusedError`
         where nothing can be changed.
         """
         self._refuse_now(verb)
-        async with self._busy(what, tell) as say:
+        async with self._busy(what, tell, by) as say:
             yield say
 
     @contextlib.asynccontextmanager
     async def taking_over(self, what: str) -> AsyncIterator[Say]:
         """Go on with the change of an agent that was killed; nobody else has come in between."""
-        async with self._busy(what, lambda _: None) as say:
+        async with self._busy(what, lambda _: None, "the agent, after another was killed") as say:
             yield say
 
     @contextlib.asynccontextmanager
-    async def _busy(self, what: str, tell: Tell) -> AsyncIterator[Say]:
-        self.replica.change = {"what": what, "since": now(), "step": None}
+    async def _busy(self, what: str, tell: Tell, by: str | None) -> AsyncIterator[Say]:
+        self.replica.change = {"what": what, "since": now(), "by": by, "step": None}
         self.send(busy=what)
         self.publish()
 
@@ -131,9 +133,10 @@ class Site:
     def _refuse_now(self, verb: str) -> None:
         if (under_way := self.replica.change) is not None:
             since = f" since {under_way['since']}" if under_way["since"] else ""
+            by = f", asked for by {under_way['by']}" if under_way["by"] else ""
             raise RunAgentError(
-                f"cannot {verb} now: the {under_way['what']} is under way{since}; wait for it, "
-                "see `run-agent status`",
+                f"cannot {verb} now: the {under_way['what']} is under way{since}{by}; wait for "
+                "its end, see `run-agent status`",
                 exit_code=LOCKED,
             )
         if self.replica.stopping:
@@ -146,7 +149,10 @@ class Site:
         try:
             return await change
         except RefusedError as error:
-            return Outcome(Verdict.REFUSED, str(error), self.replica.facts.version)
+            cause = error.__cause__
+            passing = isinstance(cause, RunAgentError) and cause.exit_code in PASSING
+            version = self.replica.facts.version
+            return Outcome(Verdict.REFUSED, str(error), version, try_again=passing)
         except RunAgentError as error:
             serves = self.replica.facts.version
             return Outcome(

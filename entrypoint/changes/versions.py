@@ -51,14 +51,15 @@ class Versions:
         """Move to the controller's current deploy, or to the slug that is named."""
         url, version = arguments.get("slug"), arguments.get("version")
         what = f"upgrade to {version or ('a given slug' if url else 'the current deploy')}"
-        async with self._site.alone("upgrade", what, tell) as say:
+        async with self._site.alone("upgrade", what, tell, by=_by(arguments)) as say:
             change = self._upgrade(say, url, version, force=bool(arguments.get("force")))
             return self._site.end("upgrade", await self._site.outcome(change))
 
     async def downgrade(self, arguments: Mapping[str, Any], tell: Tell) -> Answer:
         """Move back to an old version that the node still has."""
         version = str(arguments["version"])
-        async with self._site.alone("downgrade", f"downgrade to {version}", tell) as say:
+        what = f"downgrade to {version}"
+        async with self._site.alone("downgrade", what, tell, by=_by(arguments)) as say:
             outcome = await self._site.outcome(self._downgrade(say, version))
             return self._site.end("downgrade", outcome)
 
@@ -123,7 +124,10 @@ class Versions:
                 "cannot change the version of a Procfile project in place: it is no release; "
                 "deploy it the ordinary way (restart the replica)"
             )
-        serving = await releases.serving(node)
+        try:
+            serving = await releases.serving(node)
+        except RunAgentError as error:
+            raise RefusedError(f"{error}; nothing has changed") from error
         if self._site.replica.facts.started is not None:
             self._site.replica.learn(started=serving.root.name)
             if serving.version == self._site.replica.facts.version:
@@ -309,6 +313,10 @@ class Versions:
         except RunAgentError as error:
             return (f"an old version could not be removed: {error}",)
         return ()
+
+
+def _by(arguments: Mapping[str, Any]) -> str:
+    return str(arguments.get("asked_by", "FOLLOW=hot"))
 
 
 async def _tried(step: Callable[[], None], otherwise: str) -> tuple[str, ...]:

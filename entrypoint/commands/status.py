@@ -75,8 +75,10 @@ def _process(status: Mapping[str, Any]) -> str:
 
 
 def _change(change: Mapping[str, Any]) -> str:
+    since = f", since {change['since']}" if change["since"] else ""
+    by = f", asked for by {change['by']}" if change["by"] else ""
     step = f": {change['step']}" if change["step"] else ""
-    return f"{change['what']}, since {change['since']}{step}"
+    return f"{change['what']}{since}{by}{step}"
 
 
 def _ssh(ssh: Mapping[str, Any]) -> str:

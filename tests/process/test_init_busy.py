@@ -157,24 +157,31 @@ def test_it_is_busy_beyond_the_death_of_its_agent(start):
     kill_release(replica)
     until_started(replica, 2)
     until(lambda: replica.agent() not in {None, agent}, "another agent", AGENT_PATIENCE_SECONDS)
-    replica.until_ready()
-    kill_release(replica)
-    until_started(replica, 3)
-    say(replica, busy=None)
+    # nothing is noted of this change, so the next agent cannot go on with it
+    until(lambda: "cut, as the agent was killed" in last_change(replica), lambda: replica.log)
     kill_release(replica)
     assert replica.wait() == 137
 
 
+def last_change(replica):
+    done = replica.verb("status", "--json")
+    return (done.returncode == 0 and json.loads(done.stdout)["last_change"]) or ""
+
+
 def test_the_next_agent_is_told(start):
     replica = start("sleep", "600").until_ready()
-    say(replica, busy=UPGRADE)
-    assert told_to_the_next_agent(replica)["busy"] == UPGRADE
+    assert told_to_the_next_agent(replica, busy=UPGRADE)["busy"] == UPGRADE
 
 
-def told_to_the_next_agent(replica):
-    """Kill agents until one can be stopped before it reads its greeting; return that."""
+def told_to_the_next_agent(replica, **told):
+    """Kill agents until one can be stopped before it reads its greeting; return that.
+
+    Each has `told` PID 1 something before it dies.
+    """
     for _ in itertools.repeat(None, 10):
         before = replica.agent_pid
+        replica.until_ready()
+        say(replica, **told)
         os.kill(before, signal.SIGKILL)
         agent = until(
             lambda before=before: replica.agent() not in {None, before} and replica.agent(),

@@ -147,7 +147,7 @@ def test_a_node_that_hangs(platform):
         ended, seconds = timed(replica)
     finally:
         os.kill(vm, signal.SIGCONT)
-    assert ended.code == 11, ended
+    assert ended.code == 10, ended
     assert "for the node hello@127.0.0.1: it hangs, or is very busy" in ended.outcome["message"]
     assert seconds < DEADLINE_SECONDS
     replica.until_ready(NODE_SECONDS)
@@ -163,7 +163,7 @@ def test_a_node_with_another_cookie(platform):
     set_cookie(replica, cookie, "another")
     ended, seconds = timed(replica)
     set_cookie(replica, "another", cookie)
-    assert ended.code == 11, ended
+    assert ended.code == 10, ended
     assert "check that it is up and that its cookie is" in ended.outcome["message"]
     assert seconds < DEADLINE_SECONDS
     untouched.require()

@@ -81,6 +81,7 @@ def test_nothing_else_changes_during_a_migration(migrating):
             refused = verb(replica, *other)
             assert refused.returncode == 14
             assert "the migration of hello is under way since" in refused.stderr
+            assert f"asked for by process {migration.pid} (uid {os.getuid()})" in refused.stderr
         assert json.loads(verb(replica, "status", "--json").stdout)["change"]["what"] == (
             "migration of hello"
         )

@@ -68,8 +68,11 @@ class Http:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(self._argv, stdin=pipe, stdout=pipe, text=True)
         assert self._process.stdout is not None
-        if self._process.stdout.readline() != "started\n":
-            self.__exit__()
+        line = self._process.stdout.readline()
+        if line != "started\n":  # the report is all that it says
+            with self._process:
+                self._process.kill()
+            self.report = Report(**json.loads(line))
             raise AssertionError(f"the first request failed: {self.report.failed}")
         return self
 
@@ -154,7 +157,6 @@ class _Load:
         """Send until `ended`, then wait for what is in flight; only once where that fails."""
         await self._request(new=True)
         if self._failed:
-            print()  # noqa: T201 - instead of the word that it has started
             return self._report()
         self._slowest = self._gap = 0.0
         print("started", flush=True)  # noqa: T201
