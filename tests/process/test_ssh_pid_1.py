@@ -13,7 +13,7 @@ import pytest
 from support.need import need
 from support.ssh import client_environ
 from support.ssh_replica import argv, daemon, key_and_settings, ssh, until_open
-from support.wait import PATIENCE_SECONDS, until
+from support.wait import PATIENCE_SECONDS, holds, until
 
 
 @pytest.fixture
@@ -101,7 +101,8 @@ def test_a_killed_daemon_costs_its_sessions_and_nothing_else(opened):
         until(lambda: left.exists() and left.read_text(), "the session's program")
         os.kill(daemon(replica), signal.SIGKILL)
         client.wait(PATIENCE_SECONDS)
-    assert ssh(replica, key, "--", "echo again").stdout == b"again\n"
+    # on a loaded machine one may come before PID 1 has noticed, and is turned away
+    until(lambda: ssh(replica, key, "--", "echo again").stdout == b"again\n", lambda: replica.log)
     assert before == (replica.release_pid, replica.agent_pid)
     until(lambda: _running(replica, "sleep 1000") == [before[0]], "the session's end")
     assert replica.until_said("the SSH daemon ended with exit code 137")
@@ -170,11 +171,17 @@ def test_a_daemon_that_dies_young_is_not_started_for_ever(start, tmp_path, ports
     (tmp_path / "broken").write_text("no key at all")
     replica = start("sleep", "1000", settings=settings | {"SSH_HOST_KEY": str(tmp_path / "broken")})
     replica.until_ready()
-    until(lambda: ssh(replica, key, "--", "true") and replica.events("SSH daemon ended"), "its end")
+    clients = []
+
+    def has_ended():
+        clients.append(ssh(replica, key, "--", "true"))
+        return replica.events("SSH daemon ended")
+
+    until(has_ended, "its end")
+    # whoever waited meanwhile may have it started once more, but nobody else does
+    holds(lambda: len(replica.events("SSH daemon ended")) <= len(clients), "started by itself", 3)
     until(lambda: daemon(replica) is None, "no daemon")
-    ended = len(replica.events("SSH daemon ended"))
     assert replica.verb("status").returncode == 0
-    assert len(replica.events("SSH daemon ended")) == ended
     assert "SSH_HOST_KEY" in replica.log
 
 
