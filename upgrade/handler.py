@@ -4,11 +4,8 @@ Owns the one call on the node that does so (`upgrade/erl/run_agent_install.erl`)
 the same to it. What serves afterwards is the caller's to ask: a call may be cut off.
 """
 
-from collections.abc import Mapping
-
 from run_agent.errors import RunAgentError
 from run_agent.node import NO_ANSWER
-from run_agent.release.erlang_term import Term
 from upgrade import on_node
 from upgrade.model import Change
 from upgrade.redaction import redacted
@@ -21,10 +18,7 @@ async def install(change: Change, *, deadline: float) -> None:
     changed; where it was after it, or the call was cut off, the node may be restarting itself.
     """
     folder = change.root / "releases" / change.to_version
-    put, unset = differences(
-        _with_version(change.env_before, change.from_version),
-        _with_version(change.env, change.to_version),
-    )
+    put, unset = change.environment()
     try:
         await on_node.call(
             change.node,
@@ -39,19 +33,6 @@ async def install(change: Change, *, deadline: float) -> None:
         )
     except RunAgentError as error:
         raise _explained(change, error) from None
-
-
-def differences(
-    before: Mapping[str, str], after: Mapping[str, str]
-) -> tuple[list[Term], list[Term]]:
-    """Return what makes `after` of `before`: variables to set, as pairs, and names to unset."""
-    put: list[Term] = [pair for pair in after.items() if before.get(pair[0]) != pair[1]]
-    return put, [name for name in before if name not in after]
-
-
-def _with_version(env: Mapping[str, str], version: str) -> dict[str, str]:
-    """Return the environment of the VM, in which the start script puts the version."""
-    return {**env, "RELEASE_VSN": version}
 
 
 def _explained(change: Change, error: RunAgentError) -> RunAgentError:

@@ -10,13 +10,12 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from run_agent.errors import RunAgentError
 from run_agent.node import NO_ANSWER, Node
 from run_agent.release import Kind
-from run_agent.release.erlang_term import Term
 from upgrade import handler, on_node, releases, script
 from upgrade.additions import Additions
 from upgrade.journal import Entry, Journal, Phase
@@ -35,9 +34,6 @@ POLL_SECONDS = 0.2
 
 CLEAN_UP_SECONDS = 15.0
 """How long the new version may take to be removed: a node that hangs must not hold up the end."""
-
-VERSION_NAME = {Kind.MIX: "RELEASE_VSN", **script.VERSION_NAME}
-"""The variable by which a start script tells its VM the version."""
 
 
 log = logging.getLogger("changes")
@@ -229,13 +225,7 @@ class Installation:
     async def _leave_new_version(self) -> None:
         """By the relup, or where that has no way or fails by a start of the old version."""
         change = self._change
-        back = replace(
-            change,
-            from_version=change.to_version,
-            to_version=change.from_version,
-            env=change.env_before,
-            env_before=change.env,
-        )
+        back = change.back()
         try:
             await self._with_room(lambda: self._install(back, down=not self._plan.down))
             await releases.make_permanent(change.node, change.run, change.from_version)
@@ -284,12 +274,7 @@ class Installation:
     async def _put_environment_back(self) -> None:
         """Undo what a node that has rebooted itself, in the same process, has kept."""
         change = self._change
-        before = {**change.env_before, VERSION_NAME[change.kind]: change.from_version}
-        now = {**change.env, VERSION_NAME[change.kind]: change.to_version}
-        put: list[Term] = [
-            (name, value) for name, value in before.items() if now.get(name) != value
-        ]
-        unset: list[Term] = [name for name in now if name not in before]
+        put, unset = change.back().environment()
         await on_node.call(change.node, change.run, "run_agent_environment", "put", put, unset)
 
     async def _settled(self) -> Serving:

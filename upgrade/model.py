@@ -1,11 +1,20 @@
 """The words of a change as frozen values: what serves, what is known, what is to be. No I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from run_agent.node import Node
 from run_agent.release import Kind
+from run_agent.release.erlang_term import Term
+
+VERSION_NAME = {
+    Kind.MIX: "RELEASE_VSN",
+    Kind.RELX: "RELEASE_VSN",
+    Kind.DISTILLERY_1: "REL_VSN",
+    Kind.DISTILLERY_2: "REL_VSN",
+}
+"""The variable by which each start script tells its VM the version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +76,28 @@ class Change:
     to_version: str
     env: Mapping[str, str] = field(repr=False)
     env_before: Mapping[str, str] = field(repr=False)
+
+    def back(self) -> "Change":
+        """Return the move the other way."""
+        return replace(
+            self,
+            from_version=self.to_version,
+            to_version=self.from_version,
+            env=self.env_before,
+            env_before=self.env,
+        )
+
+    def environment(self) -> tuple[list[Term], list[Term]]:
+        """Return what gives the node its new environment, the version in it: as `differences`."""
+        name = VERSION_NAME[self.kind]
+        return differences(
+            {**self.env_before, name: self.from_version}, {**self.env, name: self.to_version}
+        )
+
+
+def differences(
+    before: Mapping[str, str], after: Mapping[str, str]
+) -> tuple[list[Term], list[Term]]:
+    """Return what makes `after` of `before`: variables to set, as pairs, and names to unset."""
+    put: list[Term] = [pair for pair in after.items() if before.get(pair[0]) != pair[1]]
+    return put, [name for name in before if name not in after]

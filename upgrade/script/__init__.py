@@ -25,13 +25,6 @@ PREPARED = {
     Kind.DISTILLERY_2: distillery.prepared,
 }
 
-VERSION_NAME = {
-    Kind.RELX: "RELEASE_VSN",
-    Kind.DISTILLERY_1: "REL_VSN",
-    Kind.DISTILLERY_2: "REL_VSN",
-}
-"""The variable by which each start script tells its VM the version."""
-
 NODE_SECONDS = 20.0
 """How long the node may take for a step of ours: the app's own config_change may be part of it."""
 
@@ -50,7 +43,7 @@ async def install(
     where the version does not serve in the end; then the environment is as it was.
     """
     async with contextlib.AsyncExitStack() as undo:
-        before = await _on_node(change, "put_for_now", *_differences(change), GUARD_MILLISECONDS)
+        before = await _on_node(change, "put_for_now", *change.environment(), GUARD_MILLISECONDS)
         undo.push_async_callback(_put_back, change, before)
         with PREPARED[change.kind](change, down=down) as call:
             tell(f"running {change.name} {' '.join(call.argv[1:])}")
@@ -71,14 +64,6 @@ async def take_over(change: Change, *, tell: Callable[[str], None], down: bool) 
             if (await releases.serving(change.node)).version == change.to_version:
                 await _enforce(change, call.configuration(), tell)
                 await _on_node(change, "keep")
-
-
-def _differences(change: Change) -> tuple[list[Term], list[Term]]:
-    """Return which variables are to be set on the node, and which are to go."""
-    new = {**change.env, VERSION_NAME[change.kind]: change.to_version}
-    old = change.env_before
-    put: list[Term] = [(name, value) for name, value in new.items() if old.get(name) != value]
-    return put, [name for name in old if name not in new]
 
 
 async def _on_node(change: Change, function: str, *arguments: Term) -> Term:

@@ -10,7 +10,7 @@ from run_agent.errors import RunAgentError
 from run_agent.model import Secret
 from run_agent.node import Node
 from run_agent.release.erlang_term import Atom
-from upgrade import handler, on_node
+from upgrade import model, on_node
 from upgrade.model import Known, Serving
 
 NODE = Node("app@10.0.0.7", Secret("c00kie"), env={}, run=None)
@@ -96,7 +96,7 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path):
 def test_only_what_differs_of_the_environment_is_sent():
     before = {"SAME": "1", "CHANGED": "2", "GONE": "3"}
     after = {"SAME": "1", "CHANGED": "two", "NEW": "4"}
-    assert handler.differences(before, after) == ([("CHANGED", "two"), ("NEW", "4")], ["GONE"])
+    assert model.differences(before, after) == ([("CHANGED", "two"), ("NEW", "4")], ["GONE"])
 
 
 def test_the_current_version_serves_and_else_the_permanent_one(tmp_path):
