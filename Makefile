@@ -59,7 +59,8 @@ docs: .venv/ready ## write docs/settings.md anew from the settings
 
 lock: .cache/lock/bin/uv ## fit the lock files to pyproject.toml (LOCKFLAGS=--upgrade for newer versions)
 	$(COMPILE) pyproject.toml --output-file requirements.lock
-	$(COMPILE) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --group image --output-file requirements-image.lock
+	$(COMPILE) --group dev --constraints requirements-image.lock --constraints requirements.lock --output-file requirements-dev.lock
 
 .cache/lock/bin/uv:
 	$(PYTHON) -m venv .cache/lock

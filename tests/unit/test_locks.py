@@ -9,9 +9,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+GROUPS = PROJECT["dependency-groups"]
 LOCKS = {
     "requirements.lock": PROJECT["project"]["dependencies"],
-    "requirements-dev.lock": PROJECT["dependency-groups"]["dev"],
+    "requirements-image.lock": GROUPS["image"],
+    "requirements-dev.lock": [
+        *GROUPS["image"],
+        *(need for need in GROUPS["dev"] if isinstance(need, str)),
+    ],
 }
 lock = pytest.mark.parametrize("lock", LOCKS)
 
