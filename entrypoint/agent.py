@@ -20,8 +20,10 @@ from entrypoint import launch as launches
 from entrypoint.control import Answer
 from entrypoint.link import Link
 from entrypoint.orders import INIT, Orders
+from entrypoint.peers import Peers
 from entrypoint.replica import Replica
 from run_agent import health, logs, settings
+from run_agent.cluster import account as cluster
 from run_agent.errors import RunAgentError
 
 HEARTBEAT_SECONDS = 10.0
@@ -32,6 +34,7 @@ CHANGES = ("upgrade", "downgrade", "releases", "migrate", "reconfigure")
 
 if TYPE_CHECKING:
     from entrypoint.changes import Changes
+    from entrypoint.pod import Pod
     from entrypoint.ssh import Ssh
 
 log = logging.getLogger("agent")
@@ -43,12 +46,14 @@ def main(argv: list[str]) -> int:
     options = settings.load(os.environ, app=orders.app, needs_controller=orders.asks_controller)
     context = logs.configure(options.log_format)
     agent = Agent(orders, options, sockets, context)
+    loop = asyncio.new_event_loop()
     try:
-        return asyncio.new_event_loop().run_until_complete(agent.run())
+        return loop.run_until_complete(agent.run())
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
     except RunAgentError as error:
         log.error("%s", error)
+        loop.run_until_complete(agent.last_words(error))
         return error.exit_code
     except Exception:
         log.exception("cannot go on: a bug in run-agent; please report it with this trace")
@@ -72,8 +77,10 @@ class Agent:
         self._ssh = self._open_ssh(doors) if doors else None
         self._link: Link
         self._replica: Replica
+        self._peers: Peers
         self._tasks: asyncio.TaskGroup
         self._changes: Changes | None = None
+        self._pod: Pod | None = None
         self._watch: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -81,6 +88,14 @@ class Agent:
         from entrypoint.ssh import Ssh  # noqa: PLC0415 - a replica without SSH needs none of it
 
         return Ssh(doors, self._orders, self._options, publish=self._publish)
+
+    def _open_pod(self) -> "Pod | None":
+        account = None if self._orders.is_job else cluster.find(self._options)
+        if account is None:
+            return None
+        from entrypoint.pod import Pod  # noqa: PLC0415 - outside Kubernetes there is none
+
+        return Pod(account, self._replica)
 
     async def run(self) -> int:
         """Live until PID 1 goes away or says TERM. Raises what a task died of."""
@@ -90,6 +105,8 @@ class Agent:
         self._link = await Link.open(self._descriptor)
         hello = await self._link.hello()
         self._replica = Replica.from_hello(hello, self._orders.app)
+        self._pod = self._open_pod()
+        self._peers = Peers(self._options, self._replica, self._publish)
         verbs = {
             "status": self._status,
             "drain": self._drain,
@@ -101,6 +118,10 @@ class Agent:
                 self._tasks.create_task(self._listen(), name="hears what PID 1 tells")
                 self._tasks.create_task(self._live(hello), name="boots, or takes over")
                 self._tasks.create_task(self._show_life(), name="tells PID 1 that we do not hang")
+                if not self._orders.is_job:
+                    self._tasks.create_task(self._peers.run(), name="asks which nodes are there")
+                if self._pod is not None:
+                    self._pod.start(self._tasks, hello["before"])
                 if self._ssh is not None:
                     self._ssh.start(self._tasks, daemon_runs=hello["sshd"])
                 if self._options.follow == "hot" and self._orders.verb == INIT:
@@ -110,12 +131,19 @@ class Agent:
             raise group.exceptions[0] from None
         return os.EX_OK
 
+    async def last_words(self, error: RunAgentError) -> None:
+        """Tell our pod why nothing was booted; TERM ends that at once."""
+        if self._pod is not None and self._replica.release["state"] == "none":
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+            await self._pod.boot_failed(error)
+
     async def _listen(self) -> None:
         async for event in self._link.events():
             if "release" in event:
                 self._on_release(event["release"])
             if "stopping" in event:
                 self._replica.stopping = True
+                self._publish()
         raise RunAgentError("cannot run without PID 1: it has gone")
 
     async def _show_life(self) -> None:
@@ -151,6 +179,7 @@ class Agent:
         before, self._replica.release = self._replica.release.get("pid"), state
         if state["state"] == "running" and state["pid"] != self._replica.facts.pid:
             self._on_start(state["pid"])
+        self._peers.release_changed()
         if self._changes is not None:
             self._changes.release_changed()
         if self._watch is not None and state["pid"] != before:
@@ -170,7 +199,7 @@ class Agent:
         self._link.send(memo=self._replica.memo())
 
     async def _watch_readiness(self) -> None:
-        check = boot.ready_check(self._options, self._replica)
+        check = self._peers.gate(boot.ready_check(self._options, self._replica))
         await health.watch(check, self._on_readiness, ready=self._replica.is_ready)
 
     def _on_readiness(self, problem: str | None) -> None:
@@ -199,6 +228,8 @@ class Agent:
         if self._ssh is not None:
             self._replica.ssh_keys = self._ssh.keys.state()
         self._link.send(verdict=self._replica.verdict())
+        if self._pod is not None:
+            self._pod.update()
         self._context.deploy = self._replica.facts.deploy
         self._context.node = self._replica.facts.node
 
@@ -223,12 +254,18 @@ class Agent:
         return self._changes
 
     async def _status(self, _: Mapping[str, Any], __: control.Tell) -> Answer:
-        ssh = self._ssh.status() if self._ssh else None
-        return Answer(self._replica.status() | {"agent_pid": os.getpid(), "ssh": ssh})
+        await self._peers.refresh()
+        shown = {
+            "agent_pid": os.getpid(),
+            "ssh": self._ssh.status() if self._ssh else None,
+            "pod": self._pod.status() if self._pod else None,
+        }
+        return Answer(self._replica.status() | shown)
 
     async def _drain(self, arguments: Mapping[str, Any], _: control.Tell) -> Answer:
         self._replica.draining = not arguments.get("undo", False)
         self._link.send(draining=self._replica.draining)
+        self._publish()
         await self._link.flush()
         log.info("draining" if self._replica.draining else "drain undone")
         return Answer({"draining": self._replica.draining})

@@ -153,9 +153,17 @@ def _start_of_job(orders: Orders, what: release.Release, session: Session) -> st
 
 
 def _refuse_check_without_node(options: Settings, *, has_node: bool) -> None:
+    problems = []
     if options.ready_check.kind == "node" and not has_node:
         advice = "set it to port, http:/PATH or none"
-        raise SettingsError([f"READY_CHECK=node asks a release's node, and this is none: {advice}"])
+        problems.append(f"READY_CHECK=node asks a release's node, and this is none: {advice}")
+    if options.cluster_min > 1 and not has_node:
+        problems.append(
+            f"CLUSTER_MIN={options.cluster_min} counts a release's nodes, and this is none: "
+            "leave it out"
+        )
+    if problems:
+        raise SettingsError(problems)
 
 
 async def _choose(orders: Orders, options: Settings, chooser: Chooser) -> Chosen:
@@ -192,10 +200,11 @@ def _refuse_unusable_port(options: Settings, env: Mapping[str, str]) -> None:
     port = port_in(env)
     if options.ready_check.kind in {"port", "http"} and port is None:
         raise SettingsError([f"PORT={env.get('PORT', '')!r} in the release's environment is none"])
-    if port is not None and port == options.health_port:
-        raise SettingsError(
-            [f"PORT={port} in the release's environment is HEALTH_PORT as well; set another one"]
-        )
+    for name, taken in (("HEALTH_PORT", options.health_port), ("DIST_PORT", options.dist_port)):
+        if port is not None and port == taken:
+            raise SettingsError(
+                [f"PORT={port} in the release's environment is {name} as well; set another one"]
+            )
 
 
 def ready_check(options: Settings, replica: Replica) -> health.Check:

@@ -10,6 +10,16 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class LastChange:
+    """How the last change in place ended: `verdict` in a few words, `message` as a sentence."""
+
+    verb: str
+    at: str
+    verdict: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What was booted. Holds no secret: PID 1 keeps it, and `status` shows it."""
 
@@ -26,7 +36,8 @@ class Facts:
     port: int | None = None
     pid: int | None = None  # the process of which all this was learned
     good: bool = False
-    last_change: str | None = None
+    last_change: LastChange | None = None
+    hot_upgraded_at: str | None = None  # since the container's start
     followed: str | None = None  # by what FOLLOW=hot knows a deploy that it has judged
     notes: tuple[str, ...] = ()
 
@@ -40,6 +51,7 @@ class Replica:
     draining: bool = False
     stopping: bool = False
     ssh_keys: dict[str, Any] | None = None
+    nodes: dict[str, Any] | None = None
     change: dict[str, Any] | None = None
     _waits: dict[str, tuple[str, float]] = field(default_factory=dict)
     _ready_since: str | None = None
@@ -48,7 +60,14 @@ class Replica:
     def from_hello(cls, hello: dict[str, Any], app: str) -> "Replica":
         """Go on where the last agent ended, or begin."""
         memo = hello["memo"] or {"app": app}
-        facts = Facts(**memo | {"notes": tuple(memo.get("notes", ()))})
+        last = memo.get("last_change")
+        facts = Facts(
+            **memo
+            | {
+                "notes": tuple(memo.get("notes", ())),
+                "last_change": LastChange(**last) if last else None,
+            }
+        )
         replica = cls(facts, release=hello["release"], draining=hello["draining"])
         if hello["busy"]:
             began = {
@@ -60,9 +79,9 @@ class Replica:
             replica.change = began
         verdict = hello["verdict"]
         of_this_release = verdict.get("release_pid") == hello["release"].get("pid")
-        replica._ready_since = (
-            verdict["since"] if verdict.get("ready") and of_this_release else None
-        )
+        if of_this_release:
+            replica._ready_since = verdict["since"] if verdict.get("ready") else None
+            replica.nodes = verdict.get("nodes")
         return replica
 
     def learn(self, **facts: object) -> None:
@@ -111,15 +130,21 @@ class Replica:
             "version": self.facts.version,
             "node": self.facts.node,
             "notes": list(self.facts.notes),
+            "nodes": self.nodes,
             "ssh_keys": self.ssh_keys,
             "release_pid": self.release.get("pid"),
         }
 
+    @property
+    def serves(self) -> bool:
+        """Whether the replica is to get requests: ready, and neither drained nor stopping."""
+        running = self.release.get("state") == "running"
+        return running and self.is_ready and not self.draining and not self.stopping
+
     def status(self) -> dict[str, Any]:
         """Return what `run-agent status` shows."""
-        ready = self.is_ready and not self.draining and not self.stopping
         return self.memo() | self.verdict() | {
-            "ready": ready and self.release.get("state") == "running",
+            "ready": self.serves,
             "change": self.change,
             "draining": self.draining,
             "stopping": self.stopping,

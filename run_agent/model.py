@@ -86,6 +86,11 @@ class Layout:
         return self.volume / "ssh_host_ed25519_key"
 
     @property
+    def service_account(self) -> Path:
+        """What the kubelet mounts of our service account: `token`, `ca.crt`, `namespace`."""
+        return self.root / "var" / "run" / "secrets" / "kubernetes.io" / "serviceaccount"
+
+    @property
     def environment(self) -> Path:
         """The release's environment as it was started with, mode 0600."""
         return self.run / "environment.json"

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,9 @@ NO_ANSWER = frozenset({os.EX_UNAVAILABLE, os.EX_TEMPFAIL})
 SEEN = ("ERL_EPMD_PORT", "LD_LIBRARY_PATH")
 """What erl_call needs of the release's environment; the rest is none of its business."""
 
+_CONNECTED = "base64:encode(zlib:compress([[atom_to_binary(Name, utf8), 10] || Name <- nodes()]))"
+"""The visible nodes (erlang(3), nodes/0), one a line; packed, as tools pass on 3,000 bytes only."""
+
 _ANSWER = re.compile(rb"<<<(?P<outcome>ok|error),(?P<value>.*?)>>>", re.DOTALL)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]")
 """Tools break a long string into several, each in quotes."""
@@ -64,6 +68,16 @@ class Node:
     erl_call: Path | None = None
     by_tool: Callable[[str], tuple[str, ...] | None] = field(default=_no_tool, repr=False)
 
+    @property
+    def answers_directly(self) -> bool:
+        """Whether it is asked through `erl_call`: each other way starts a VM."""
+        return self.erl_call is not None and ":" not in self.name  # it knows no IPv6
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether there is any way to ask it."""
+        return self.answers_directly or self.by_tool("") is not None
+
     async def ping(self) -> bool:
         """Tell whether the node answers to our cookie; a wrong cookie looks as if it were down."""
         return await self._is_true("true")
@@ -88,7 +102,18 @@ class Node:
         depends on the way. Raises `RunAgentError`: 69 if the node cannot be reached, 75 past the
         deadline, 70 with the reason if the evaluation fails.
         """
-        ended = await self._call(_wrapped(erlang), deadline)
+        return await self._print(erlang, "~tw", deadline)
+
+    async def connected(self, *, deadline: float | None = None) -> tuple[str, ...]:
+        """Return the names of the nodes that are connected to it and visible, in their order.
+
+        We ourselves, and every console, are hidden. `deadline` and what is raised: as `evaluate`.
+        """
+        packed = await self._print(_CONNECTED, "~ts", deadline)
+        return tuple(sorted(zlib.decompress(base64.b64decode(packed)).decode().splitlines()))
+
+    async def _print(self, erlang: str, form: str, deadline: float | None) -> str:
+        ended = await self._call(_wrapped(erlang, form), deadline)
         match = _ANSWER.search(ended.stdout)
         if match is None:
             raise self._no_answer(ended)
@@ -118,7 +143,7 @@ class Node:
             raise
 
     async def _call(self, erlang: str, deadline: float | None) -> Completed:
-        if self.erl_call is not None and ":" not in self.name:  # it knows no IPv6
+        if self.erl_call is not None and self.answers_directly:
             deadline = deadline or ANSWER_SECONDS
             try:
                 return await self._call_directly(self.erl_call, erlang, deadline)
@@ -164,22 +189,22 @@ def _atom(name: str) -> str:
     return "'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _wrapped(erlang: str) -> str:
+def _wrapped(erlang: str, form: str) -> str:
     """Return Erlang that evaluates `erlang` and answers in one form, however that ends.
 
-    The answer survives what the tools do to what they print; base64 does the same for the code
-    on its way there.
+    `form` prints the value (io(3), fwrite/2). The answer survives what the tools do to what they
+    print; base64 does the same for the code on its way there.
     """
     code = base64.b64encode(f"{erlang}.".encode()).decode()
     return (
-        "Answer = fun(Outcome, Value) -> "
-        'Text = unicode:characters_to_binary(io_lib:format("~tw", [Value])), '
+        "Answer = fun(Outcome, Form, Value) -> "
+        "Text = unicode:characters_to_binary(io_lib:format(Form, [Value])), "
         '"<<<" ++ Outcome ++ "," ++ base64:encode_to_string(Text) ++ ">>>" end, '
         f'Code = unicode:characters_to_list(base64:decode("{code}")), '
         "try "
         "{ok, Tokens, _} = erl_scan:string(Code), "
         "{ok, Forms} = erl_parse:parse_exprs(Tokens), "
         "{value, Value, _} = erl_eval:exprs(Forms, []), "
-        'Answer("ok", Value) '
-        'catch Class:Reason -> Answer("error", {Class, Reason}) end.'
+        f'Answer("ok", "{form}", Value) '
+        'catch Class:Reason -> Answer("error", "~tw", {Class, Reason}) end.'
     )

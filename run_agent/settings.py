@@ -264,8 +264,10 @@ class Settings:
         "DIST_PORT",
         _port,
         None,
-        "Fixes the node's distribution port in our vm.args (for a NetworkPolicy or observer). "
-        "Default: any.",
+        "Fixes the node's distribution port (for a NetworkPolicy or observer): in our vm.args, and "
+        "with `mix release` in addition to its own. Where the configuration names another "
+        "vm.args, or a Procfile starts the node, set it there; `status` says where the node "
+        "listens elsewhere. Default: any.",
     )
     health_port: int | None = _setting(
         "HEALTH_PORT",
@@ -424,6 +426,52 @@ class Settings:
         "Most bytes a slug may unpack to; a larger one is refused. Guards against a bomb, "
         "not a quota.",
     )
+    cluster_min: int = _setting(
+        "CLUSTER_MIN",
+        _count,
+        "1",
+        "How many nodes, this one included, must be connected before the replica becomes ready "
+        "for the first time. Not asked again afterwards: a partition must not take every replica "
+        "out of service. The peers must be found before they are ready: let the Service publish "
+        "addresses that are not ready (`publishNotReadyAddresses`).",
+    )
+    kubernetes_reports: str = _setting(
+        "KUBERNETES_REPORTS",
+        _one_of("auto", "none"),
+        "auto",
+        "`auto` shows the replica's state on its own pod (labels, annotations, Events, the "
+        "condition `run-agent.dev/release`) where a service account is mounted that may do so; "
+        "`none` asks Kubernetes for nothing.",
+    )
+    kubernetes_host: str | None = _setting(
+        "KUBERNETES_SERVICE_HOST",
+        _host,
+        None,
+        "The address of the Kubernetes API, set by the kubelet. Without it there are no reports.",
+        ours=False,
+    )
+    kubernetes_port: int = _setting(
+        "KUBERNETES_SERVICE_PORT",
+        _port,
+        "443",
+        "The port of the Kubernetes API, set by the kubelet.",
+        ours=False,
+    )
+    pod_name: str | None = _setting(
+        "POD_NAME",
+        _text,
+        None,
+        "The name of our pod. Default: the host name, which is the pod's unless it shares its "
+        "node's network.",
+        ours=False,
+    )
+    pod_namespace: str | None = _setting(
+        "POD_NAMESPACE",
+        _text,
+        None,
+        "The namespace of our pod. Default: the service account's.",
+        ours=False,
+    )
     follow: str = _setting(
         "FOLLOW",
         _one_of("none", "hot"),
@@ -526,6 +574,12 @@ def _contradictions(values: Mapping[str, Any], *, needs_controller: bool) -> lis
         problems.append(
             f"HEALTH_PORT={values['health_port']} is the app's PORT as well; set it to another one"
         )
+    dist = values.get("dist_port")
+    problems += [
+        f"DIST_PORT={dist} is {name} as well; set it to another one"
+        for name in ("PORT", "HEALTH_PORT", "SSH_PORT")
+        if dist is not None and values.get(name.lower()) == dist
+    ]
     controller = values.get("controller_url", "")
     if needs_controller and controller == NO_CONTROLLER and values.get("follow") == "hot":
         problems.append(

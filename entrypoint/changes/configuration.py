@@ -7,7 +7,7 @@ from typing import Any
 
 from entrypoint import boot
 from entrypoint import launch as launches
-from entrypoint.changes.site import Say, Site, now
+from entrypoint.changes.site import Say, Site
 from entrypoint.control import Answer, Tell
 from run_agent.errors import RunAgentError
 from run_agent.model import Deploy
@@ -80,7 +80,7 @@ class Configuration:
         site.relaunch(prepared.launch)
         site.replica.learn(deploy=deploy.label, good=False)
         changed = ", ".join(done.differences.names) or "nothing"
-        site.say_last(f"reconfigure at {now()}: {changed}")
+        site.say_last("reconfigure", str(Verdict.DONE), changed)
         try:
             launches.save(site.layout, prepared.launch, deploy)
         except RunAgentError as error:

@@ -11,6 +11,7 @@ from entrypoint.control import Answer, Tell
 from run_agent import release
 from run_agent.errors import RunAgentError
 from upgrade import migrate
+from upgrade.outcome import RefusedError, Verdict
 
 EXPRESSION_SECONDS = 3.0
 """How long the controller may take to say how to migrate; without an answer we know ourselves."""
@@ -38,12 +39,18 @@ class Migration:
                 facts.release or facts.app,
                 distillery_eval=deploy.distillery_eval if deploy else None,
             )
-            migrated = await migrate.migrate(
-                migrate.Migrating(site.node(), what, folder),
-                name,
-                lambda stream, text: tell({"stream": stream, "text": text}),
-                expression=await self._expression(app),
-            )
+            try:
+                migrated = await migrate.migrate(
+                    migrate.Migrating(site.node(), what, folder),
+                    name,
+                    lambda stream, text: tell({"stream": stream, "text": text}),
+                    expression=await self._expression(app),
+                )
+            except RunAgentError as error:
+                refused = isinstance(error, RefusedError)
+                site.say_last("migrate", str(Verdict.REFUSED) if refused else "failed", str(error))
+                raise
+            site.say_last("migrate", str(Verdict.DONE), f"migrated {app}")
             return Answer(migrated.to_json())
 
     async def _expression(self, app: str) -> str | None:

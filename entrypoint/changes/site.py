@@ -15,7 +15,7 @@ from entrypoint import launch as launches
 from entrypoint.control import Answer, Tell
 from entrypoint.deploys import changes_on_disk
 from entrypoint.orders import INIT, Orders
-from entrypoint.replica import Replica
+from entrypoint.replica import LastChange, Replica
 from run_agent import controller
 from run_agent.errors import RunAgentError
 from run_agent.model import Launch, Layout
@@ -166,14 +166,16 @@ class Site:
         log.log(level, "%s: %s: %s", verb, outcome.verdict, outcome.message)
         for note in outcome.notes:
             log.warning("%s: %s", verb, note)
-        self.say_last(f"{verb} at {now()}: {outcome.verdict}: {outcome.message}")
+        if outcome.verdict is Verdict.DONE:
+            self.replica.learn(hot_upgraded_at=now())
+        self.say_last(verb, str(outcome.verdict), outcome.message)
         facts = self.replica.facts
         known = {"deploy": facts.deploy, "digest": facts.digest}
         return Answer(outcome.to_json() | known, outcome.exit_code)
 
-    def say_last(self, what: str) -> None:
-        """Have `status` tell how the last change ended."""
-        self.replica.learn(last_change=what)
+    def say_last(self, verb: str, verdict: str, message: str) -> None:
+        """Have `status`, and our pod, tell how the last change ended."""
+        self.replica.learn(last_change=LastChange(verb, now(), verdict, message))
         self.send(memo=self.replica.memo())
         self.publish()
 

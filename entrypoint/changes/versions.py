@@ -85,12 +85,13 @@ class Versions:
         async with self._site.taking_over(busy) as say:
             entry = await asyncio.to_thread(self._journal.read)
             if entry is None:
-                self._site.say_last(f"{busy}: cut, as the agent was killed; it may be half done")
+                message = f"{busy}: cut, as the agent was killed; it may be half done"
+                self._site.say_last(_verb(busy), "cut", message)
                 return
             log.warning("an agent was killed during the %s: ending that", entry.what)
             await self._site.until_running()
             try:
-                self._site.end(entry.what, await self._site.outcome(self._go_on(say, entry)))
+                self._site.end(_verb(entry.what), await self._site.outcome(self._go_on(say, entry)))
             finally:  # whatever became of it: it must not be taken for a later change
                 await asyncio.to_thread(self._journal.end)
 
@@ -317,6 +318,13 @@ class Versions:
 
 def _by(arguments: Mapping[str, Any]) -> str:
     return str(arguments.get("asked_by", "FOLLOW=hot"))
+
+
+def _verb(what: str) -> str:
+    """Return the verb of what is under way, as in `upgrade to 1.1.0`."""
+    verbs = {"change": "reconfigure", "migration": "migrate"}
+    first = what.partition(" ")[0]
+    return verbs.get(first, first)
 
 
 async def _tried(step: Callable[[], None], otherwise: str) -> tuple[str, ...]:

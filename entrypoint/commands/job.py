@@ -25,8 +25,8 @@ HEALTH_PORT is set. A job is a container of its own; beside a release that runs 
 """
 
 OF_A_JOB = {
-    "DRAIN_SECONDS": "0", "FOLLOW": "none", "READY_CHECK": "none", "RESTART": "never",
-    "SSH_PORT": "none",
+    "CLUSTER_MIN": "1", "DRAIN_SECONDS": "0", "FOLLOW": "none", "READY_CHECK": "none",
+    "RESTART": "never", "SSH_PORT": "none",
 }  # fmt: skip
 """Settings that make no sense for what is to end: they are often those of the app's replicas."""
 

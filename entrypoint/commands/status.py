@@ -40,6 +40,7 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield f"{status['app']}: {_state(status)}"
     rows = {
         "node": status["node"],
+        "nodes": status["nodes"] and _nodes(status["nodes"]),
         "deploy": status["deploy"],
         "release": _join(status["kind"], status["version"]),
         "slug": status["digest"] and status["digest"][:12],
@@ -47,7 +48,7 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         "agent": f"pid {status['agent_pid']}",
         "ssh": status["ssh"] and _ssh(status["ssh"]),
         "change": status["change"] and _change(status["change"]),
-        "last": status["last_change"],
+        "last": status["last_change"] and _last(status["last_change"]),
     }
     for name, value in rows.items():
         if value:
@@ -74,11 +75,25 @@ def _process(status: Mapping[str, Any]) -> str:
     return f"{status['release_state']}{ended}"
 
 
+def _nodes(nodes: Mapping[str, Any]) -> str:
+    trouble = f"; {nodes['problem']}" if nodes["problem"] else ""
+    if nodes["asked_at"] is None:
+        return f"none known yet{trouble}"
+    names, left_out = ", ".join(nodes["connected"]), nodes["count"] - len(nodes["connected"])
+    more = f" and {left_out} more" if left_out else ""
+    listed = f": {names}{more}" if names else ""
+    return f"{nodes['count']} connected at {nodes['asked_at']}{listed}{trouble}"
+
+
 def _change(change: Mapping[str, Any]) -> str:
     since = f", since {change['since']}" if change["since"] else ""
     by = f", asked for by {change['by']}" if change["by"] else ""
     step = f": {change['step']}" if change["step"] else ""
     return f"{change['what']}{since}{by}{step}"
+
+
+def _last(change: Mapping[str, Any]) -> str:
+    return f"{change['verb']} at {change['at']}: {change['verdict']}: {change['message']}"
 
 
 def _ssh(ssh: Mapping[str, Any]) -> str:

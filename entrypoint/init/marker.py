@@ -1,7 +1,8 @@
-"""A file on the volume while we run: found at a start, it tells that the last run was cut off.
+"""A file on the volume while we run: found at a start, it tells how the last run was cut off.
 
 Where the kernel kills the whole container at once (a cgroup v2 group kill, a lost node), nobody
-is left to report it; the next start does.
+is left to report it; the next start does. An end for want of memory is left there as well: the
+agent, which could tell our pod of it, ends with the container.
 """
 
 import json
@@ -10,6 +11,11 @@ import time
 
 from entrypoint.init.log import Log
 
+CUT_OFF = (
+    "the previous run, started at %s, ended without a stop: the container was killed as a whole "
+    "(out of memory is the usual reason) or its machine was lost"
+)
+
 
 class Marker:
     """`running-HOST.json` on the volume, one per host name that shares it."""
@@ -17,28 +23,50 @@ class Marker:
     def __init__(self, volume: str, log: Log) -> None:
         self._path = os.path.join(volume, f"running-{os.uname().nodename}.json")
         self._log = log
+        self._started_at = _now()
 
-    def set(self) -> None:
-        """Report what an earlier run left, and mark this one as running."""
-        try:
-            with open(self._path) as file:
-                since = json.load(file).get("started_at", "an unknown time")
-            self._log.error(
-                f"the previous run, started at {since}, ended without a stop: the container was "
-                "killed as a whole (out of memory is the usual reason) or its machine was lost"
-            )
-        except (OSError, ValueError, AttributeError):
-            pass  # no earlier run, or nothing readable of it
-        try:
-            with open(self._path, "w") as file:
-                json.dump({"started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, file)
-        except OSError as error:
-            self._log.warning(f"cannot write {self._path} ({error.strerror}); an unclean end of "
-                              "this run will go unreported")  # fmt: skip
+    def set(self) -> dict[str, str] | None:
+        """Mark this run as running; return how the one before ended, where it was no ordinary end.
 
-    def clear(self) -> None:
-        """Note that this run ends in order."""
+        What was cut off is logged: nobody else could have said it.
+        """
+        left = self._left()
+        if left is not None and left["reason"] == "cut off":
+            self._log.error(left["message"])
+        self._write({"started_at": self._started_at})
+        return left
+
+    def clear(self, out_of_memory: str | None) -> None:
+        """Note that this run ends in order, or for want of memory."""
+        if out_of_memory is not None:
+            ended = {"reason": "out of memory", "message": out_of_memory, "at": _now()}
+            self._write({"started_at": self._started_at, "ended": ended})
+            return
         try:
             os.unlink(self._path)
         except OSError:
             pass  # never written
+
+    def _left(self) -> dict[str, str] | None:
+        try:
+            with open(self._path) as file:
+                left = json.load(file)
+            ended = left.get("ended")
+            if ended is not None:
+                return {name: str(ended[name]) for name in ("reason", "message", "at")}
+            since = str(left.get("started_at", "an unknown time"))
+            return {"reason": "cut off", "message": CUT_OFF % since, "at": self._started_at}
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
+            return None  # no earlier run, or nothing readable of it
+
+    def _write(self, content: dict[str, object]) -> None:
+        try:
+            with open(self._path, "w") as file:
+                json.dump(content, file)
+        except OSError as error:
+            self._log.warning(f"cannot write {self._path} ({error.strerror}); an unclean end of "
+                              "this run will go unreported")  # fmt: skip
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

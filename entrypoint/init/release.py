@@ -38,6 +38,7 @@ class Release:
         self.pid: int | None = None
         self.code: int | None = None
         self.started_at = 0.0  # wall clock, for people
+        self.out_of_memory: str | None = None  # how its last end is named, where it was that
         self.restart_at: float | None = None
         self.kill_at: float | None = None
         self._log, self._restart_on_failure = log, restart_on_failure
@@ -61,6 +62,7 @@ class Release:
             "pid": self.pid,
             "code": self.code,
             "started_at": self.started_at or None,
+            "out_of_memory": self.out_of_memory,
         }
 
     def start(self, launch: dict[str, object] | None = None) -> None:
@@ -68,6 +70,7 @@ class Release:
         self._launch = launch or self._launch
         argv: list[str] = self._launch["argv"]  # type: ignore[assignment]
         self.state, self.code, self.restart_at, self.kill_at = RUNNING, None, None, None
+        self.out_of_memory = None
         self.started_at, self._since = time.time(), time.monotonic()
         self._asked = self._group_asked = self._again = False
         self._killed, self._stop_group = None, bool(self._launch.get("stop_group"))
@@ -170,6 +173,7 @@ class Release:
         if self._killed:
             reason = f"killed by run-agent {self._killed}, exit code {code}"
         elif out_of_memory and code == 128 + signal.SIGKILL:
+            self.out_of_memory = f"the release was killed by the kernel, {out_of_memory}"
             reason = f"killed by the kernel, {out_of_memory}; exit code {code}"
         elif out_of_memory:
             reason += f"; a process in the container was killed by the kernel, {out_of_memory}"

@@ -2,10 +2,11 @@
 
 import fcntl
 import os
+import stat
 
 from entrypoint.init.sockets import CannotStartError
 
-OF_ONE_RUN = ("environment.json", "vm.args", "vm.args.orig", "change.json")
+OF_ONE_RUN = ("environment.json", "vm.args", "change.json")
 """Files in the run folder that must not outlive the run: it may be a volume that stays."""
 
 
@@ -17,6 +18,8 @@ def lock(run: str, volume: str) -> int:
     try:
         os.makedirs(run, mode=0o700, exist_ok=True)
         os.makedirs(volume, exist_ok=True)
+        _close_to_others(run)
+        _close_to_others(volume)
         descriptor = os.open(
             os.path.join(run, "init.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -32,9 +35,24 @@ def lock(run: str, volume: str) -> int:
             "a command beside what runs there is started by `run-agent run CMD`",
             os.EX_TEMPFAIL,
         ) from error
-    for name in OF_ONE_RUN:
+    for name in os.listdir(run):
+        if name not in OF_ONE_RUN and not name.startswith(("vm.args.", "vm.args-")):
+            continue
         try:
             os.unlink(os.path.join(run, name))
         except OSError:
             pass  # there was no earlier run; if it stays, the next start overwrites it
     return descriptor
+
+
+def _close_to_others(folder: str) -> None:
+    """Take away that everybody may write there: the image cannot know who will be its user.
+
+    Where another user owns it, it has to stay open: for us.
+    """
+    status = os.stat(folder)
+    if status.st_uid == os.geteuid() and status.st_mode & stat.S_IWOTH:
+        try:
+            os.chmod(folder, stat.S_IMODE(status.st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+        except OSError:
+            pass  # a mount whose modes are fixed

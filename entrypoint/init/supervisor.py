@@ -66,6 +66,7 @@ class Supervisor:
             disconnected=self._unwatch,
         )
         self._busy = Busy(log)
+        self._before: dict[str, str] | None = None
         self._memo: object = None
         self._verdict: dict[str, object] = {}
         self._draining = False
@@ -77,7 +78,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until the stop is complete; returns the container's exit code."""
-        self._marker.set()
+        self._before = self._marker.set()
         self._agent.start(self._hello())
         while not self._is_over():
             for key, _ in self._selector.select(self._timeout()):
@@ -88,7 +89,7 @@ class Supervisor:
                 self._on_exit(pid, code)
             self._tick(time.monotonic())
         children.signal_all(signal.SIGKILL)  # what the time did not suffice for
-        self._marker.clear()
+        self._marker.clear(self._release.out_of_memory)
         return TIMED_OUT if self._timed_out else self._code
 
     # -- events ---------------------------------------------------------------------------------
@@ -96,6 +97,7 @@ class Supervisor:
     def _on_signal(self, number: int) -> None:
         if number in STOP_SIGNALS:
             if self._stop is None:
+                self._on_messages()  # a change that it has told of is waited for
                 self._begin_stop(f"{signal.Signals(number).name} received")
             else:
                 self._stop.hurry(time.monotonic())
@@ -237,6 +239,7 @@ class Supervisor:
                 "verdict": self._verdict,
                 "draining": self._draining,
                 "busy": self._busy.what,
+                "before": self._before,
                 "sshd": self._sshd is not None and self._sshd.pid is not None,
                 "up_seconds": time.monotonic() - self._started,
             }

@@ -55,6 +55,8 @@ async def build(
     env |= deploy.config
     if "VMARGS_PATH" not in deploy.config:
         env |= _vm_args(env, settings, identity, release)
+    if (name := release.tool and release.tool.extends_vm_args) and name not in deploy.config:
+        env |= _extended_vm_args(name, env, settings, release)
     _refuse_impossible(env)
     env = await profile_d.source(release.tree, env)
     env |= _node(identity)
@@ -102,6 +104,23 @@ def _vm_args(
     with files.writing_run_folder(settings.layout.run):
         vm_args.write(settings.layout, identity, dist_port=settings.dist_port)
     return {"VMARGS_PATH": str(settings.layout.vm_args)}
+
+
+def _extended_vm_args(
+    name: str, env: Mapping[str, str], settings: Settings, release: Release
+) -> dict[str, str]:
+    """Have DIST_PORT hold for a tool that takes no vm.args of ours.
+
+    What the variable names already, or else the release's own file, counts as before. One that
+    cannot be read is left to the release's script, which says so.
+    """
+    version = env.get("RELEASE_VSN") or release.version
+    own = release.tree / (env.get(name) or f"releases/{version}/vm.args")
+    if settings.dist_port is None or not os.access(own, os.R_OK):
+        return {}
+    with files.writing_run_folder(settings.layout.run):
+        path = vm_args.write_extended(settings.layout, own, dist_port=settings.dist_port)
+    return {name: str(path)}
 
 
 def _link_epmd(layout: Layout, release: Release) -> None:

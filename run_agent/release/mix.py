@@ -1,6 +1,8 @@
 """`mix release` (Elixir 1.9 and later): its files and its start script.
 
 The script reads RELEASE_NODE, RELEASE_COOKIE and RELEASE_DISTRIBUTION, and knows no VMARGS_PATH.
+RELEASE_VM_ARGS is for the node itself, and for `eval`, whose VM is no node; what `rpc` and `remote`
+start reads another file, or before Elixir 1.13 none.
 """
 
 from run_agent.release.tool import Tool, in_elixir, inspected
@@ -28,5 +30,6 @@ TOOL = Tool(
     takes_vm_args=False,
     console="remote",
     show=_show,
+    extends_vm_args="RELEASE_VM_ARGS",
     commands=frozenset(COMMANDS),
 )

@@ -43,6 +43,10 @@ class Tool:
     commands: frozenset[str] = frozenset()
     """The commands of every such script."""
 
+    extends_vm_args: str | None = None
+    """The variable that names a vm.args to be used instead of the release's own, for tools that
+    take none of ours: with it, and DIST_PORT in addition."""
+
     added: Callable[[Path, str, str | None], Iterable[str]] = _nothing_added
     """The release's tree, name and version → commands that its builder has added."""
 

@@ -165,7 +165,8 @@ def test_it_is_busy_beyond_the_death_of_its_agent(start):
 
 def last_change(replica):
     done = replica.verb("status", "--json")
-    return (done.returncode == 0 and json.loads(done.stdout)["last_change"]) or ""
+    last = done.returncode == 0 and json.loads(done.stdout)["last_change"]
+    return last["message"] if last else ""
 
 
 def test_the_next_agent_is_told(start):

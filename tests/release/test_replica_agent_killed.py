@@ -89,5 +89,5 @@ def test_killed_again_and_again_under_load(platform, kind):
     assert load.failed == []
     assert load.answered > 100
     assert (replica.release_pid, len(replica.events("release started"))) == (pid, 1)
-    assert replica.get("/readyz").body == before
+    assert replica.get("/readyz").body | {"nodes": None} == before | {"nodes": None}
     assert replica.term().wait() == 0

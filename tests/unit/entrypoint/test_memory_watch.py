@@ -24,7 +24,9 @@ def v1(folder, kills, limit="67108864"):
 
 def v2(folder, kills, limit="67108864"):
     return {
-        f"{folder}/memory.events": f"low 0\nhigh 0\nmax 9\noom 2\noom_kill {kills}\n",
+        f"{folder}/memory.events": (
+            f"low 0\nhigh 0\nmax 9\noom 2\noom_kill {kills}\noom_group_kill 8\nsock_throttled 7\n"
+        ),
         f"{folder}/memory.max": f"{limit}\n",
         f"{folder}/memory.peak": "66060288\n",
     }
@@ -41,6 +43,8 @@ PLACES = [
     pytest.param(UNIFIED, v2, f"{V2}/kubepods/pod1/abc", id="v2"),
     pytest.param(UNIFIED, v2, V2, id="v2, the path is the host's"),
     pytest.param("0::/\n", v2, V2, id="v2, a namespace of its own"),
+    pytest.param("0::/init\n", v2, f"{V2}/init", id="v2, moved within its namespace"),
+    pytest.param("0::/../../other\n", v2, V2, id="v2, outside of its namespace"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,12 @@ NODE = {
 }
 """What no configuration may change."""
 
+OWN_VM_ARGS = {
+    "releases/0.1.0/vm.args": "## the release's",
+    "releases/0.2.0/vm.args": "## the other version's",
+    "given/vm.args": "## the container's",
+}
+
 DEFAULT_PATH = environment.DEFAULT_PATH
 
 
@@ -39,7 +46,7 @@ def build(tmp_path):
                 settings=settings.load(environ),
                 identity=IDENTITY,
                 deploy=Deploy("https://host/slug", "hello", config=dict(config)),
-                release=Release(kind, "hello", tree, erts=more.pop("erts", None)),
+                release=Release(kind, "hello", tree, "0.1.0", erts=more.pop("erts", None)),
                 **more,
             )
         )
@@ -96,6 +103,37 @@ def test_whose_vm_args_is_used(build, tmp_path, kind, environ, config, path):
         str(ours) if path == "ours" else path
     )
     assert ours.exists() == (path == "ours")
+
+
+@pytest.mark.parametrize(
+    ("environ", "config", "counts"),
+    [
+        ({"DIST_PORT": "9100"}, {}, "the release's"),
+        ({"DIST_PORT": "9100", "RELEASE_VM_ARGS": "given/vm.args"}, {}, "the container's"),
+        ({"DIST_PORT": "9100", "RELEASE_VSN": "0.2.0"}, {}, "the other version's"),
+        ({"DIST_PORT": "9100"}, {"RELEASE_VM_ARGS": "given/vm.args"}, None),
+        ({"DIST_PORT": "9100", "RELEASE_VM_ARGS": "/nowhere"}, {}, None),
+        ({"RELEASE_VM_ARGS": "given/vm.args"}, {}, None),
+        ({}, {}, None),
+    ],
+)
+def test_dist_port_is_added_to_the_vm_args_of_a_mix_release(
+    build, tmp_path, environ, config, counts
+):
+    for path, text in OWN_VM_ARGS.items():
+        (tmp_path / "slug" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "slug" / path).write_text(text)
+    env = build(environ, config, Kind.MIX)
+    if counts is None:
+        assert env.get("RELEASE_VM_ARGS") == (config or environ).get("RELEASE_VM_ARGS")
+        assert not list((tmp_path / "run/run-agent").glob("vm.args*"))
+    else:
+        path = Path(env["RELEASE_VM_ARGS"])
+        assert path.parent == tmp_path / "run/run-agent"
+        assert path.read_text().splitlines()[1:] == [
+            "-kernel inet_dist_listen_max 9100", f"## {counts}"
+        ]  # fmt: skip
+    assert "VMARGS_PATH" not in env
 
 
 def test_a_cookie_that_vm_args_cannot_hold_matters_only_there(build, monkeypatch):

@@ -1,0 +1,143 @@
+"""What our pod is told: the replica's state as a report, and what happened to it as Events.
+
+Reads the replica and judges what is worth telling; how it gets there is `run_agent.cluster`.
+"""
+
+import asyncio
+import calendar
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from entrypoint.replica import LastChange, Replica
+from run_agent.cluster.account import Account
+from run_agent.cluster.report import Condition, Event, Report
+from run_agent.cluster.teller import Teller
+from run_agent.errors import RunAgentError
+from upgrade.outcome import Verdict
+
+STALE_KEYS_SECONDS = 600.0
+"""From this age on a list of SSH keys that cannot be fetched is worth an Event: ten periods."""
+
+LAST_WORDS_SECONDS = 3.0
+"""How long an agent whose boot has failed may take to tell the pod so; what starts the container
+again waits longer."""
+
+OF_BEFORE = {"out of memory": "OutOfMemory", "cut off": "CutOff"}
+"""How an Event calls the end of the run before, by the reason that PID 1 found."""
+
+OF_UPGRADE = {
+    Verdict.DONE: "UpgradeDone",
+    Verdict.REFUSED: "UpgradeRefused",
+    Verdict.UNCHANGED: "UpgradeFailed",
+    Verdict.RECOVERED: "RolledBack",
+    Verdict.DOWN: "UpgradeFailed",
+}
+OF_DOWNGRADE = OF_UPGRADE | {Verdict.DONE: "RolledBack"}
+
+
+class Pod:
+    """Our pod, for the life of one agent."""
+
+    def __init__(self, account: Account, replica: Replica) -> None:
+        self._teller = Teller(account)
+        self._replica = replica
+        self._told_change = replica.facts.last_change  # an agent before us saw to that
+        self._told_memory: str | None = None
+        self._keys_are_stale = False
+
+    def start(self, tasks: asyncio.TaskGroup, before: Mapping[str, str] | None) -> None:
+        """Begin to tell; `before` is how the run before this one ended, if not in order."""
+        tasks.create_task(self._teller.run(), name="tells our pod")
+        if before is not None:
+            at = calendar.timegm(time.strptime(before["at"], "%Y-%m-%dT%H:%M:%SZ"))
+            reason = OF_BEFORE[before["reason"]]
+            self._teller.event(Event(reason, before["message"], at, warning=True))
+
+    def update(self) -> None:
+        """Have the pod say how the replica is now; waits for nobody."""
+        if self._replica.release.get("state") in {None, "none"}:
+            return  # still booting, which a pod that says nothing says as well
+        for event in self._happened():
+            self._teller.event(event)
+        leaving = self._replica.draining or self._replica.stopping
+        self._teller.report(report(self._replica), at_once=leaving)
+
+    async def boot_failed(self, error: RunAgentError) -> None:
+        """Tell why there will be no release; takes 3 s at most, and never raises."""
+        self._teller.event(Event("BootFailed", str(error), time.time(), warning=True))
+        await self._teller.last_words(LAST_WORDS_SECONDS)
+
+    def status(self) -> Mapping[str, Any]:
+        """Return what `run-agent status` shows."""
+        return self._teller.status()
+
+    def _happened(self) -> Iterator[Event]:
+        """Give what has happened since the last look."""
+        now, change = time.time(), self._replica.facts.last_change
+        if change != self._told_change:
+            self._told_change = change
+            if change is not None and (event := of_change(change, now)):
+                yield event
+        killed = self._replica.release.get("out_of_memory")
+        if killed and killed != self._told_memory:
+            yield Event("OutOfMemory", killed, now, warning=True)
+        self._told_memory = killed
+        stale = stale_keys(self._replica.ssh_keys)
+        if stale and not self._keys_are_stale:
+            yield Event("SshKeysStale", stale, now, warning=True)
+        self._keys_are_stale = stale is not None
+
+
+def report(replica: Replica) -> Report:
+    """Return what the pod is to say of the replica."""
+    facts, change = replica.facts, replica.facts.last_change
+    return Report(
+        labels={"deploy": facts.deploy, "version": facts.version},
+        annotations={
+            "version": facts.version,
+            "slug-digest": facts.digest,
+            "hot-upgraded-at": facts.hot_upgraded_at,
+            "last-operation": change.verb if change else None,
+            "last-verdict": change.verdict if change else None,
+            "last-operation-at": change.at if change else None,
+        },
+        condition=condition(replica),
+    )
+
+
+def condition(replica: Replica) -> Condition:
+    """Return whether the release takes requests, and why not."""
+    facts = replica.facts
+    if replica.stopping:
+        return Condition(status=False, reason="Stopping")
+    if replica.release.get("state") != "running":
+        return Condition(status=False, reason="ReleaseEnded")
+    if replica.draining:
+        return Condition(status=False, reason="Draining", message="by `run-agent drain`")
+    if not replica.is_ready:
+        waits = "; ".join(str(wait["what"]) for wait in replica.waits())
+        message = waits and f"waiting for {waits}"
+        return Condition(status=False, reason="NotReady", message=message)
+    serves = " ".join(word for word in (facts.release, facts.version) if word)
+    return Condition(status=True, reason="Ready", message=serves and f"{serves} serves")
+
+
+def of_change(change: LastChange, at: float) -> Event | None:
+    """Return the Event that a change of version deserves; none where nothing was to be done."""
+    reasons = {"upgrade": OF_UPGRADE, "downgrade": OF_DOWNGRADE}.get(change.verb, {})
+    if change.verdict not in reasons:
+        return None
+    reason = reasons[Verdict(change.verdict)]
+    return Event(reason, change.message, at, warning=change.verdict != Verdict.DONE)
+
+
+def stale_keys(keys: Mapping[str, Any] | None) -> str | None:
+    """Say what keeps the list of SSH keys from being fresh, once that has lasted."""
+    if keys is None or keys["problem"] is None:
+        return None
+    age = keys["age_seconds"]
+    if age is not None and age < STALE_KEYS_SECONDS:
+        return None
+    kept = "there is no list" if age is None else f"the list is {round(age / 60)} min old"
+    return f"{keys['problem']}; {kept}"

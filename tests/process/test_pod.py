@@ -1,0 +1,208 @@
+"""What Kubernetes is told of a replica, by a real agent, and that nothing waits for it."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support import small_slugs
+from support.kubernetes_api import KubernetesApi
+from support.platform import Platform, ask
+from support.replica import Replica
+from support.wait import until
+
+POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello-7f9-x2k", "uid": "u-1"}}
+PREFIX = "run-agent.dev/"
+
+NOTICED_SECONDS = 2.0
+"""A boot or a stop that takes so much longer than one without Kubernetes would be noticed."""
+
+FAULTS = {
+    "refused": lambda api: api.refuse(),
+    "deaf": lambda api: api.deaf(),
+    "hangs": lambda api: api.hang(),
+    "forbidden": lambda api: api.fail(403),
+    "busy": lambda api: api.fail(429, headers={"Retry-After": "2"}),
+    "broken": lambda api: api.fail(500),
+}
+
+
+@pytest.fixture
+def api() -> Iterator[KubernetesApi]:
+    """Give an API that knows our pod."""
+    with KubernetesApi() as api:
+        api.add(POD)
+        yield api
+
+
+@pytest.fixture
+def boot(platform: Platform, api: KubernetesApi, tmp_path: Path) -> Callable[..., Replica]:
+    """Boot `hello` in the pod, each time on the same volume; settings by name."""
+    root = tmp_path / "pod"
+    account = api.mount(root) | {"POD_NAME": POD["metadata"]["name"]}
+    return lambda **settings: platform.boot(root=root, settings=account | settings)
+
+
+def pod(api):
+    return api.get("Pod", POD["metadata"]["name"])
+
+
+def condition(api):
+    """Return status and reason of our condition; none before it was told."""
+    for found in pod(api).get("status", {}).get("conditions", ()):
+        if found["type"] == f"{PREFIX}release":
+            return found["status"], found["reason"]
+    return None
+
+
+def until_condition(api, replica, *wanted):
+    until(lambda: condition(api) == wanted, lambda: f"{wanted}, not {pod(api)}: {replica.log}")
+
+
+def reasons(api):
+    return [event["reason"] for event in api.events()]
+
+
+def test_a_ready_replica_is_shown_on_its_pod(platform, api, boot):
+    digest = platform.deploy(small_slugs.serving(), "41")
+    replica = boot().until_ready()
+    until_condition(api, replica, "True", "Ready")
+    metadata = pod(api)["metadata"]
+    assert metadata["labels"][f"{PREFIX}deploy"] == "41"
+    assert metadata["annotations"][f"{PREFIX}slug-digest"] == digest
+    assert api.events() == []
+    status = json.loads(replica.verb("status", "--json").stdout)["pod"]
+    assert (status["pod"], status["problem"]) == ("default/hello-7f9-x2k", None)
+
+
+def test_a_drain_and_a_stop_take_the_condition_away(platform, api, boot):
+    platform.deploy(small_slugs.serving())
+    replica = boot(DRAIN_SECONDS="8").until_ready()
+    until_condition(api, replica, "True", "Ready")
+    assert replica.verb("drain").returncode == 0
+    until_condition(api, replica, "False", "Draining")
+    assert replica.verb("drain", "--undo").returncode == 0
+    until_condition(api, replica, "True", "Ready")
+    replica.term()
+    until_condition(api, replica, "False", "Stopping")
+    replica.signal(signal.SIGTERM)  # the drain need not be waited for
+    assert replica.wait() == 0
+
+
+def test_a_boot_that_fails_is_an_event(platform, api, boot):
+    platform.deploy(b"no slug at all")
+    replica = boot()
+    assert replica.wait() == os.EX_DATAERR
+    (event,) = api.events()
+    assert (event["reason"], event["type"]) == ("BootFailed", "Warning")
+    assert event["message"].startswith("cannot ")
+    assert event["involvedObject"]["name"] == POD["metadata"]["name"]
+
+
+def test_a_run_that_was_cut_off_is_an_event_of_the_next_one(platform, api, boot):
+    platform.deploy(small_slugs.serving())
+    first = boot().until_ready()
+    until_condition(api, first, "True", "Ready")
+    first.end()
+    again = boot().until_ready()
+    until(lambda: reasons(api) == ["CutOff"], lambda: again.log)
+    # the agent after this one has it from PID 1 as well, and the API knows it already
+    agent = again.agent_pid
+    os.kill(agent, signal.SIGKILL)
+    until(lambda: again.agent() not in {None, agent}, lambda: again.log)
+    again.until_ready()
+    until_condition(api, again, "True", "Ready")
+    assert reasons(api) == ["CutOff"]
+
+
+def test_a_readiness_that_is_lost_is_shown(platform, api, boot):
+    platform.deploy(small_slugs.serving(), config={"STATUS": "200"})
+    replica = boot(READY_CHECK="http:/health").until_ready()
+    until_condition(api, replica, "True", "Ready")
+    ask(replica, "/503", "POST")
+    until_condition(api, replica, "False", "NotReady")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_api_in_trouble_delays_neither_boot_nor_stop(fault, platform, api, boot):
+    platform.deploy(small_slugs.serving())
+    FAULTS[fault](api)
+    without = platform.boot()
+    plain = _took(without.until_ready)
+    replica = boot()
+    assert _took(replica.until_ready) < plain + NOTICED_SECONDS
+    until(
+        lambda: replica.events("cannot tell pod"),
+        lambda: replica.log,
+        seconds=60,
+    )
+    plain = _took(lambda: without.term().wait())
+    assert _took(lambda: replica.term().wait()) < plain + NOTICED_SECONDS
+    assert len(replica.events("cannot tell pod")) == 1
+
+
+def test_a_failed_boot_waits_a_moment_for_an_api_that_hangs_and_no_longer(platform, api, boot):
+    api.hang()
+    platform.deploy(b"no slug at all")
+    plain = _took(lambda: platform.boot().wait())
+    replica = boot()
+    assert _took(replica.wait) < plain + 3 + NOTICED_SECONDS
+
+
+def test_the_state_is_right_once_the_api_answers_again(platform, api, boot):
+    platform.deploy(small_slugs.serving())
+    api.fail(503)
+    replica = boot().until_ready()
+    until(lambda: replica.events("cannot tell pod"), lambda: replica.log)
+    assert condition(api) is None
+    api.heal()
+    until(lambda: condition(api) == ("True", "Ready"), lambda: replica.log, seconds=60)
+
+
+def test_no_account_is_no_matter(platform):
+    platform.deploy(small_slugs.serving())
+    replica = platform.boot(
+        settings={"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+    ).until_ready()
+    assert "pod" not in replica.log
+    assert json.loads(replica.verb("status", "--json").stdout)["pod"] is None
+    assert replica.term().wait() == 0
+
+
+def test_it_can_be_turned_off(platform, api, boot):
+    platform.deploy(small_slugs.serving())
+    replica = boot(KUBERNETES_REPORTS="none").until_ready()
+    replica.term().wait()
+    assert api.requests == []
+
+
+def test_the_token_is_in_no_argv_and_no_log(platform, api, boot):
+    platform.deploy(small_slugs.serving())
+    replica = boot()
+    seen = set()
+    until(
+        lambda: seen.update(_commands_below(replica.pid)) or condition(api),
+        lambda: replica.log,
+        every=0.01,
+    )
+    assert any("run_agent.cluster.worker" in command for command in seen)
+    assert not any(api.token in command for command in seen)
+    assert api.token not in replica.log
+
+
+def _commands_below(pid: int) -> Iterator[str]:
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):
+            yield " ".join(child.cmdline())
+
+
+def _took(wait) -> float:
+    start = time.monotonic()
+    wait()
+    return time.monotonic() - start

@@ -1,0 +1,163 @@
+"""What a pod is told of its replica."""
+
+from pathlib import Path
+
+import pytest
+
+from entrypoint import pod
+from entrypoint.replica import Facts, LastChange, Replica
+from run_agent.cluster.account import Account
+from run_agent.cluster.report import Condition
+from upgrade.outcome import Verdict
+
+NOW = 1_800_000_000.0
+RUNNING = {"state": "running", "pid": 7, "out_of_memory": None}
+KEYS = {"keys": 2, "rejected": 0, "fetched_at": "…", "age_seconds": 30, "problem": None}
+
+
+def replica(*, ready=True, release=RUNNING, **facts):
+    made = Replica(Facts("hello", **facts), release=dict(release))
+    made.set_ready(ready=ready)
+    return made
+
+
+def change(verb, verdict, message="so it went"):
+    return LastChange(verb, "2026-11-21T12:00:00Z", str(verdict), message)
+
+
+ACCOUNT = Account("127.0.0.1", 443, Path("/nowhere"), "default", "hello-0")
+
+
+def look(of):
+    """Return what looks at a replica again and gives the Events that are new."""
+    ours = pod.Pod(ACCOUNT, of)
+    return lambda: list(ours._happened())
+
+
+def test_a_report_says_what_runs_and_how_the_last_change_ended():
+    last = change("upgrade", Verdict.DONE)
+    told = pod.report(
+        replica(
+            deploy="41",
+            version="1.1.0+build",
+            digest="ab" * 32,
+            hot_upgraded_at="2026-11-21T12:00:01Z",
+            last_change=last,
+        )
+    )
+    assert told.labels == {"deploy": "41", "version": "1.1.0+build"}
+    assert told.annotations == {
+        "version": "1.1.0+build",
+        "slug-digest": "ab" * 32,
+        "hot-upgraded-at": "2026-11-21T12:00:01Z",
+        "last-operation": "upgrade",
+        "last-verdict": "done",
+        "last-operation-at": "2026-11-21T12:00:00Z",
+    }
+
+
+def test_what_is_unknown_takes_an_earlier_entry_away():
+    told = pod.report(replica())
+    assert set(told.labels.values()) | set(told.annotations.values()) == {None}
+
+
+def test_a_ready_replica_fulfils_the_condition():
+    assert pod.condition(replica(release=RUNNING, version="1.0.0")) == Condition(
+        status=True, reason="Ready", message="1.0.0 serves"
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "make"),
+    [
+        ("NotReady", lambda r: r.set_ready(ready=False)),
+        ("Draining", lambda r: setattr(r, "draining", True)),
+        ("Stopping", lambda r: setattr(r, "stopping", True)),
+        ("ReleaseEnded", lambda r: r.release.update(state="backoff")),
+    ],
+)
+def test_a_replica_that_does_not_serve_says_why(reason, make):
+    it = replica()
+    make(it)
+    told = pod.condition(it)
+    assert (told.status, told.reason) == (False, reason)
+
+
+def test_a_replica_that_waits_says_what_for():
+    it = replica(ready=False)
+    it.wait_for("app", "the app to accept on port 4000")
+    assert pod.condition(it).message == "waiting for the app to accept on port 4000"
+
+
+@pytest.mark.parametrize(
+    ("verb", "verdict", "reason", "warning"),
+    [
+        ("upgrade", Verdict.DONE, "UpgradeDone", False),
+        ("upgrade", Verdict.REFUSED, "UpgradeRefused", True),
+        ("upgrade", Verdict.UNCHANGED, "UpgradeFailed", True),
+        ("upgrade", Verdict.RECOVERED, "RolledBack", True),
+        ("upgrade", Verdict.DOWN, "UpgradeFailed", True),
+        ("downgrade", Verdict.DONE, "RolledBack", False),
+        ("downgrade", Verdict.REFUSED, "UpgradeRefused", True),
+    ],
+)
+def test_a_change_of_version_is_an_event(verb, verdict, reason, warning):
+    event = pod.of_change(change(verb, verdict), NOW)
+    assert (event.reason, event.warning, event.message) == (reason, warning, "so it went")
+
+
+@pytest.mark.parametrize(
+    ("verb", "verdict"),
+    [
+        ("upgrade", Verdict.ALREADY_THERE),
+        ("upgrade", "cut"),
+        ("migrate", Verdict.DONE),
+        ("reconfigure", Verdict.DONE),
+    ],
+)
+def test_what_changed_no_version_is_none(verb, verdict):
+    assert pod.of_change(change(verb, verdict), NOW) is None
+
+
+def test_each_change_is_told_once_and_one_from_before_not_again():
+    it = replica(last_change=change("upgrade", Verdict.DONE))
+    news = look(it)
+    assert news() == []
+    it.learn(last_change=change("upgrade", Verdict.REFUSED, "no relup"))
+    assert [event.message for event in news()] == ["no relup"]
+    assert news() == []
+
+
+def test_a_kill_for_want_of_memory_is_told_once_each_time():
+    it = replica()
+    news = look(it)
+    it.release = {"state": "backoff", "out_of_memory": "limit 64 MiB"}
+    assert [event.reason for event in news()] == ["OutOfMemory"]
+    assert news() == []
+    it.release = dict(RUNNING)
+    assert news() == []
+    it.release = {"state": "backoff", "out_of_memory": "limit 64 MiB"}
+    assert [event.message for event in news()] == ["limit 64 MiB"]
+
+
+def test_stale_keys_are_told_once_an_outage():
+    it = replica()
+    news = look(it)
+    it.ssh_keys = KEYS | {"problem": "cannot reach it", "age_seconds": 599}
+    assert news() == []
+    it.ssh_keys = KEYS | {"problem": "cannot reach it", "age_seconds": 600}
+    (event,) = news()
+    assert (event.reason, event.warning) == ("SshKeysStale", True)
+    assert event.message == "cannot reach it; the list is 10 min old"
+    it.ssh_keys = it.ssh_keys | {"age_seconds": 660}
+    assert news() == []
+    it.ssh_keys = KEYS
+    assert news() == []
+    it.ssh_keys = KEYS | {"problem": "again", "age_seconds": 700}
+    assert len(news()) == 1
+
+
+def test_keys_that_never_came_are_stale():
+    assert pod.stale_keys(KEYS | {"problem": "refused", "age_seconds": None}) == (
+        "refused; there is no list"
+    )
