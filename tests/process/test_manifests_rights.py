@@ -1,0 +1,188 @@
+"""examples/kubernetes: the Role allows what run-agent and libcluster ask for, and nothing else."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+import requests
+
+from run_agent import settings
+from run_agent.cluster import account
+from run_agent.cluster.report import Condition, Event, Report
+from run_agent.cluster.teller import Teller
+from support import manifests
+from support.kubernetes_api import KubernetesApi
+from support.manifests import example, only, pod
+from support.wait import PATIENCE_SECONDS, until
+
+NAMESPACE, POD = "shop", "hello-5d"
+
+CORE = f"/api/v1/namespaces/{NAMESPACE}"
+STATUS, EVENTS, ENDPOINTS = f"{CORE}/pods/{POD}/status", f"{CORE}/events", f"{CORE}/endpoints"
+
+RULES = only(example("."), "Role")["rules"]
+
+of_replicas = pytest.mark.parametrize("variant", manifests.REPLICAS)
+
+
+@pytest.fixture
+def api() -> Iterator[KubernetesApi]:
+    """Give an API that holds the Deployment's pod and knows its account by the Role."""
+    with KubernetesApi() as api:
+        template = pod(example("."))
+        about = {"name": POD, "namespace": NAMESPACE, **template["metadata"]}
+        api.add({"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": template["spec"]})
+        api.rules = RULES
+        yield api
+
+
+@pytest.mark.parametrize("variant", [*manifests.REPLICAS, "migrate"])
+def test_an_api_takes_every_document(variant):
+    with KubernetesApi() as api:
+        for document in example(variant):
+            stored = api.add(
+                {**document, "metadata": {**document["metadata"], "namespace": "shop"}}
+            )
+            assert api.get(document["kind"], stored["metadata"]["name"], "shop") == stored
+
+
+@of_replicas
+def test_all_variants_have_the_same_role(variant):
+    assert only(example(variant), "Role")["rules"] == RULES
+
+
+def test_the_role_names_single_verbs_on_single_resources():
+    rights = [
+        (group, resource, verb)
+        for rule in RULES
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+    assert rights == [
+        ("", "pods/status", "patch"), ("", "events", "create"), ("", "endpoints", "list"),
+    ]  # fmt: skip
+    assert len(RULES) == len(rights)
+
+
+# -- run-agent ---------------------------------------------------------------------------------
+
+
+def _tell(api, root):
+    """Report and tell an Event as an agent does; return the answers that the API gave."""
+    environ = manifests.environment(example(".")) | api.mount(root, NAMESPACE)
+    ours = account.find(settings.load(environ | {"RUN_AGENT_ROOT": str(root)}, app="hello"))
+    assert ours is not None
+    teller = Teller(ours)
+    teller.report(Report({"version": "0.1.0"}, {"last-verdict": "done"}, Condition(True, "Ready")))
+    teller.event(Event("UpgradeDone", "0.1.0 serves", time.time()))
+
+    def told():
+        return {STATUS, EVENTS} <= _answers(api).keys()
+
+    async def tell():
+        telling = asyncio.create_task(teller.run())
+        await asyncio.to_thread(until, told, lambda: f"the agent asked only {api.requests}")
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+    asyncio.run(tell())
+    return _answers(api)
+
+
+def _answers(api) -> dict[str, int]:
+    return {request.path: request.status for request in api.requests if request.status}
+
+
+def test_run_agent_may_report(api, tmp_path):
+    assert _tell(api, tmp_path) == {STATUS: 200, EVENTS: 201}
+    told = api.get("Pod", POD, NAMESPACE)
+    assert told["metadata"]["labels"]["repo"] == "hello"
+    [condition] = told["status"]["conditions"]
+    [gate] = told["spec"]["readinessGates"]
+    assert (condition["type"], condition["status"]) == (gate["conditionType"], "True")
+    assert [event["reason"] for event in api.events()] == ["UpgradeDone"]
+
+
+@pytest.mark.parametrize(("resource", "path"), [("pods/status", STATUS), ("events", EVENTS)])
+def test_run_agent_needs_every_rule(api, tmp_path, resource, path):
+    api.rules = _without(resource)
+    answers = _tell(api, tmp_path)
+    assert answers.pop(path) == 403
+    assert set(answers.values()) <= {200, 201}
+
+
+def _without(resource):
+    rules = [rule for rule in RULES if rule["resources"] != [resource]]
+    assert len(rules) == len(RULES) - 1
+    return rules
+
+
+# -- libcluster --------------------------------------------------------------------------------
+
+
+def _ask(api, root: Path, method: str, path: str) -> requests.Response:
+    api.mount(root, NAMESPACE)
+    folder = root / "var/run/secrets/kubernetes.io/serviceaccount"
+    return requests.request(
+        method,
+        f"https://{api.host}:{api.port}{path}",
+        headers={
+            "Authorization": f"Bearer {(folder / 'token').read_text()}",
+            "Content-Type": "application/strategic-merge-patch+json",
+        },
+        data=b"{}" if method in {"PATCH", "POST", "PUT"} else None,
+        verify=str(folder / "ca.crt"),
+        timeout=PATIENCE_SECONDS,
+    )
+
+
+def _peers(api, root):
+    """Ask as libcluster's Kubernetes strategy does by default."""
+    return _ask(api, root, "GET", f"{ENDPOINTS}?{urlencode({'labelSelector': 'repo=hello'})}")
+
+
+def test_libcluster_finds_the_nodes(api, tmp_path):
+    """An endpoints object has the name and the labels of its Service."""
+    for document in example("."):
+        if document["kind"] == "Service":
+            about = {**document["metadata"], "namespace": NAMESPACE}
+            subsets = [{"addresses": [{"ip": "10.0.0.7"}]}]
+            api.add(
+                {"apiVersion": "v1", "kind": "Endpoints", "metadata": about, "subsets": subsets}
+            )
+    answer = _peers(api, tmp_path)
+    assert answer.status_code == 200
+    assert [found["metadata"]["name"] for found in answer.json()["items"]] == ["hello-nodes"]
+
+
+def test_libcluster_needs_its_rule(api, tmp_path):
+    api.rules = _without("endpoints")
+    assert _peers(api, tmp_path).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"{CORE}/secrets"),
+        ("GET", f"{CORE}/secrets/hello"),
+        ("GET", f"{CORE}/configmaps/hello-ssh-keys"),
+        ("GET", f"{CORE}/pods"),
+        ("GET", f"{CORE}/pods/{POD}"),
+        ("PATCH", f"{CORE}/pods/{POD}"),
+        ("DELETE", f"{CORE}/pods/{POD}"),
+        ("POST", f"{CORE}/pods/{POD}/exec"),
+        ("GET", f"{CORE}/events"),
+        ("GET", f"{CORE}/endpoints?watch=true"),
+        ("PATCH", f"{CORE}/endpoints/hello-nodes"),
+        ("PATCH", f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/hello"),
+        ("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/rolebindings"),
+    ],
+)
+def test_nothing_else_is_allowed(api, tmp_path, method, path):
+    answer = _ask(api, tmp_path, method, path)
+    assert answer.status_code == 403, answer.text
+    assert api.get("Pod", POD, NAMESPACE) is not None
