@@ -47,6 +47,7 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
         "process": _process(status),
         "agent": f"pid {status['agent_pid']}",
         "ssh": status["ssh"] and _ssh(status["ssh"]),
+        "pod": status["pod"] and _pod(status["pod"]),
         "change": status["change"] and _change(status["change"]),
         "last": status["last_change"] and _last(status["last_change"]),
     }
@@ -102,6 +103,13 @@ def _ssh(ssh: Mapping[str, Any]) -> str:
     trouble = f"; {keys['problem']}" if keys["problem"] else ""
     refused = f"; {door['penalised']} sources refused for now" if door["penalised"] else ""
     return f"{door['logged_in']} logged in; {keys['keys']} keys, {age}{trouble}{refused}"
+
+
+def _pod(pod: Mapping[str, Any]) -> str:
+    told = f"told at {pod['told_at']}" if pod["told_at"] else "not told yet"
+    waiting = f"; {pod['waiting']} Events wait" if pod["waiting"] else ""
+    trouble = f"; {pod['problem']}" if pod["problem"] else ""
+    return f"{pod['pod']}, {told}{waiting}{trouble}"
 
 
 def _join(*words: str | None) -> str:

@@ -79,6 +79,8 @@ def test_a_ready_replica_is_shown_on_its_pod(platform, api, boot):
     assert api.events() == []
     status = json.loads(replica.verb("status", "--json").stdout)["pod"]
     assert (status["pod"], status["problem"]) == ("default/hello-7f9-x2k", None)
+    (line,) = [line for line in replica.verb("status").stdout.splitlines() if "  pod " in line]
+    assert line.split()[:4] == ["pod", "default/hello-7f9-x2k,", "told", "at"]
 
 
 def test_a_drain_and_a_stop_take_the_condition_away(platform, api, boot):
