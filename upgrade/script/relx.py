@@ -44,7 +44,9 @@ def prepared(change: Change, *, down: bool) -> Iterator[Call]:
         _unchanged(script),
         _in_place(change, config),
     ):
-        env = {**change.env, "RELX_OUT_FILE_PATH": scratch}
+        # The tool's node is a visible one: every node of the cluster would connect to it.
+        flags = f"{change.env.get('ERL_ZFLAGS', '')} -hidden"
+        env = {**change.env, "RELX_OUT_FILE_PATH": scratch, "ERL_ZFLAGS": flags}
         env.pop("RELX_MULTI_NODE", None)
         yield Call(
             _argv(change, script, down=down),

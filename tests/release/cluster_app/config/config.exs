@@ -1,0 +1,3 @@
+import Config
+
+config :kernel, net_ticktime: 8, logger_level: :warning
