@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import sys
 import time
 import traceback
@@ -69,7 +70,7 @@ class _Answer:
 
     @property
     def is_good(self) -> bool:
-        return 200 <= self.status < 300 and "metadata" in self.body
+        return 200 <= self.status < 300 and isinstance(self.body.get("metadata"), dict)
 
     @property
     def is_of_the_api(self) -> bool:
@@ -108,7 +109,7 @@ def _tell(request: Request) -> Iterator[Result]:
         yield _patched(pod, request.patch)
         if pod.is_of_the_api:
             return
-        uid = {"uid": pod.body["metadata"]["uid"]} if pod.is_good else {}
+        uid = {"uid": pod.body["metadata"].get("uid")} if pod.is_good else {}
         for event in request.events:
             what = event["metadata"]["name"]
             involved = {**event["involvedObject"], **uid}
@@ -151,14 +152,11 @@ class _Api:
         self._account = account
         self._token = _token(account.folder / "token")
         configuration = Configuration(
-            host=account.url,
-            ca_cert_data=_authority(account.folder / "ca.crt"),
-            proxy="",
-            no_proxy="*",
-            retries=False,
-            debug=False,
+            host=account.url, proxy="", no_proxy="*", retries=False, debug=False
         )
         self._client = ApiClient(configuration)
+        pool = self._client.rest_client.pool_manager.connection_pool_kw
+        pool["ssl_context"] = _trusting(account.folder / "ca.crt")
         self._deadline = time.monotonic() + seconds
 
     def ask(self, method: str, path: str, body: Mapping[str, Any], kind: str) -> _Answer:
@@ -171,7 +169,7 @@ class _Api:
             "Content-Type": kind,
             "User-Agent": f"run-agent/{__version__}",
         }
-        seconds = min(REQUEST_SECONDS, self._deadline - time.monotonic())
+        seconds = max(0.0, min(REQUEST_SECONDS, self._deadline - time.monotonic()))
         try:
             with _within(seconds):
                 answer = self._client.call_api(
@@ -194,11 +192,19 @@ def _token(path: Path) -> str:
     return token
 
 
-def _authority(path: Path) -> str:
-    text = _read(path).decode("latin-1").strip()
-    if not text:  # which TLS would take for all that this machine trusts
-        raise _NoAnswerError(f"{path} holds no certificate")
-    return text
+def _trusting(path: Path) -> ssl.SSLContext:
+    """Return what trusts the authorities in `path`, and only these.
+
+    A context of our own, since the library's is strict from Python 3.13 on, and old clusters have
+    authorities without the extensions that it then wants (kubernetes-client/python, issue 2394).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(cadata=_read(path).decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError):
+        raise _NoAnswerError(f"{path} holds no certificate") from None
+    return context
 
 
 def _read(path: Path) -> bytes:
@@ -211,7 +217,7 @@ def _read(path: Path) -> bytes:
 def _object(text: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -28,8 +28,8 @@ def choose(release: Release, folder: Path, command: Sequence[str] = ()) -> Start
     """Return what starts the app: `command` where given, else `web:`, else the release.
 
     `folder` is the app folder by whose name the release is started, so that a start in place
-    boots what is current then. Raises `RunAgentError` (65, or 78 where the name is wrong) if
-    nothing in the slug can be started, and says what is there.
+    boots what is current then. Raises `RunAgentError` (65, or 78 where the name or the volume is
+    wrong) if nothing in the slug can be started, and says what is there.
     """
     if command and not _is_own_start(command):
         return Start(tuple(command), stop_group=True)
@@ -37,6 +37,12 @@ def choose(release: Release, folder: Path, command: Sequence[str] = ()) -> Start
         return Start(procfile.argv(line), stop_group=True)
     if release.tool is None or release.script is None:
         _refuse(release)
+    if os.statvfs(release.script).f_flag & os.ST_NOEXEC:
+        raise RunAgentError(
+            f"cannot start the slug at {release.tree}: nothing may be executed there, as the "
+            "volume is mounted noexec; mount it with exec",
+            exit_code=os.EX_CONFIG,
+        )
     if not os.access(release.script, os.X_OK):
         raise RunAgentError(
             f"cannot start the slug at {release.tree}: bin/{release.name} is not executable; "

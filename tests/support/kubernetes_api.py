@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import ctypes
 import datetime as dt
-import ipaddress
 import os
 import secrets
 import socket
@@ -30,10 +29,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 import aiohttp.web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from support.kubernetes_certificate import certificate
 from support.kubernetes_objects import Objects, error
 
 CLONE_NEWNET = 0x40000000
@@ -43,8 +40,6 @@ ACCOUNT = Path("var/run/secrets/kubernetes.io/serviceaccount")
 
 CALL_SECONDS = 20.0
 """Longer than anything takes that the server's thread is asked."""
-
-VALIDITY = dt.timedelta(hours=2)
 
 T = TypeVar("T")
 
@@ -145,6 +140,10 @@ class KubernetesApi:
         """Return an object, none where there is no such."""
         return self._call(lambda: self._objects.find(kind, name, namespace))
 
+    def remove(self, kind: str, name: str, namespace: str = "default") -> None:
+        """Take an object away."""
+        self._call(lambda: self._objects.remove(kind, name, namespace))
+
     def events(self) -> list[dict[str, Any]]:
         """Return all Events, in the order in which they were created."""
         return self._call(lambda: self._objects.every("v1/events"))
@@ -214,10 +213,17 @@ class KubernetesApi:
             self.remount()
 
     def rotate_certificate(
-        self, *, remount: bool = True, valid_in: dt.timedelta = dt.timedelta(hours=-1)
+        self,
+        *,
+        remount: bool = True,
+        valid_in: dt.timedelta = dt.timedelta(hours=-1),
+        bare: bool = False,
     ) -> None:
-        """Take a certificate of a new CA, valid from `valid_in` on; counts for new connections."""
-        self.ca, chain = certificate(self.host, valid_in)
+        """Take a certificate of a new CA, valid from `valid_in` on; counts for new connections.
+
+        `bare` is one as old clusters have it, without key usage and identifiers.
+        """
+        self.ca, chain = certificate(self.host, valid_in, bare=bare)
         with tempfile.NamedTemporaryFile() as file:
             file.write(chain)
             file.flush()
@@ -353,56 +359,6 @@ REASONS = {
     503: "ServiceUnavailable",
     504: "Timeout",
 }
-
-
-def certificate(host: str, valid_in: dt.timedelta) -> tuple[str, bytes]:
-    """Make a CA and a certificate of it for `host`: the CA's PEM, and certificate with key."""
-    start = dt.datetime.now(dt.UTC) + valid_in
-    authority, authority_key = _sign("kubernetes of a test", start)
-    own, key = _sign("kube-apiserver", start, host, (authority, authority_key))
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    pem = serialization.Encoding.PEM
-    return authority.public_bytes(pem).decode(), own.public_bytes(pem) + secret
-
-
-def _sign(
-    called: str,
-    start: dt.datetime,
-    host: str | None = None,
-    authority: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None,
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Make a key and its certificate: for `host` by an authority, else an authority's own."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, called)])
-    issuer, signer = (authority[0].subject, authority[1]) if authority else (name, key)
-    usage = dict.fromkeys(
-        ("content_commitment", "data_encipherment", "encipher_only", "decipher_only",
-         "key_agreement", "key_encipherment"), False,
-    )  # fmt: skip
-    usage |= {"digital_signature": True, "key_cert_sign": host is None, "crl_sign": host is None}
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + VALIDITY)
-        .add_extension(x509.BasicConstraints(ca=host is None, path_length=None), True)
-        .add_extension(x509.KeyUsage(**usage), True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False
-        )
-    )
-    if host is not None:
-        names = [x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("kubernetes.default.svc")]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
-    return builder.sign(signer, hashes.SHA256()), key
 
 
 def _enter(namespace: str) -> None:

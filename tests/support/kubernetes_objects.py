@@ -64,10 +64,21 @@ class Objects(KubernetesEmulator):
 
     def find(self, kind: str, name: str, namespace: str | None) -> dict[str, Any] | None:
         """Return a copy of an object, none where there is no such."""
+        key = self._key(kind, name, namespace)
+        return copy.deepcopy(dict(self.objects[key].raw)) if key else None
+
+    def remove(self, kind: str, name: str, namespace: str | None) -> None:
+        """Take an object away, if it is there."""
+        if key := self._key(kind, name, namespace):
+            del self.objects[key]
+
+    def _key(
+        self, kind: str, name: str, namespace: str | None
+    ) -> tuple[resource, str | None, str] | None:
         for (where, space, called), obj in self.objects.items():
             same = self.resources[where].kind == kind and called == name
             if same and space in {None, namespace} and not obj.deleted:
-                return copy.deepcopy(dict(obj.raw))
+                return where, space, called
         return None
 
     def every(self, where: str) -> list[dict[str, Any]]:

@@ -396,6 +396,21 @@ def test_a_failure_is_said_once_and_every_hour_and_so_is_its_end(world, caplog):
     assert world.teller.status()["problem"] is None
 
 
+def test_the_next_outage_is_said_anew(world, caplog):
+    caplog.set_level(logging.INFO)
+    for version in ("1", "2"):
+        world.report_status = 0
+        world.teller.report(a_report(version))
+        for number in range(EVENTS_KEPT + 1):
+            world.teller.event(an_event(number))
+        world.run(world.now + 2)
+        world.report_status = 200
+        world.run(world.now + 60)
+    said = messages(caplog, logging.INFO)
+    assert len(said) == 6
+    assert said[:3] == said[3:]
+
+
 def test_failures_that_take_turns_are_said_once_each(world, caplog):
     world.teller.report(a_report())
     world.report_status = 0
@@ -470,6 +485,28 @@ def test_last_words_fail_in_silence_and_in_time():
             await running
 
     asyncio.run(end())
+
+
+def test_what_last_words_have_told_is_not_told_again():
+    asked = []
+
+    async def ask(request, _deadline):
+        asked.append(request)
+        await asyncio.sleep(0.01)
+        names = [event["metadata"]["name"] for event in request.events]
+        return [Result(what, True, 200) for what in (REPORT, *names)]
+
+    async def end():
+        teller = Teller(POD, ask=ask)
+        teller.event(an_event())
+        last = asyncio.create_task(teller.last_words(3.0))
+        running = asyncio.create_task(teller.run())  # which finds something to tell, and waits
+        await last
+        await asyncio.sleep(0.01)
+        running.cancel()
+
+    asyncio.run(end())
+    assert len(asked) == 1
 
 
 def test_last_words_that_were_told_meanwhile_are_not_told_twice(world):
