@@ -127,8 +127,11 @@ class Agent:
                 if self._options.follow == "hot" and self._orders.verb == INIT:
                     follow = self._open_changes().follow()
                     self._tasks.create_task(follow, name="follows the controller's deploy")
-        except* RunAgentError as group:
-            raise group.exceptions[0] from None
+        except ExceptionGroup as group:  # not except*: before Python 3.11.4 it would wrap ours
+            expected, unexpected = group.split(RunAgentError)
+            if expected is None or unexpected is not None:
+                raise
+            raise expected.exceptions[0] from None
         return os.EX_OK
 
     async def last_words(self, error: RunAgentError) -> None:

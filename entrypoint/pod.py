@@ -7,8 +7,10 @@ import asyncio
 import calendar
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from entrypoint.init import marker
 from entrypoint.replica import LastChange, Replica
 from run_agent.cluster.account import Account
 from run_agent.cluster.report import Condition, Event, Report
@@ -23,7 +25,7 @@ LAST_WORDS_SECONDS = 3.0
 """How long an agent whose boot has failed may take to tell the pod so; what starts the container
 again waits longer."""
 
-OF_BEFORE = {"out of memory": "OutOfMemory", "cut off": "CutOff"}
+OF_BEFORE = {marker.OUT_OF_MEMORY: "OutOfMemory", marker.CUT: "CutOff"}
 """How an Event calls the end of the run before, by the reason that PID 1 found."""
 
 OF_UPGRADE = {
@@ -42,7 +44,7 @@ class Pod:
     def __init__(self, account: Account, replica: Replica) -> None:
         self._teller = Teller(account)
         self._replica = replica
-        self._told_change = replica.facts.last_change  # an agent before us saw to that
+        self._change = replica.facts.last_change  # an agent before us saw to its Event
         self._told_memory: str | None = None
         self._keys_are_stale = False
 
@@ -50,21 +52,22 @@ class Pod:
         """Begin to tell; `before` is how the run before this one ended, if not in order."""
         tasks.create_task(self._teller.run(), name="tells our pod")
         if before is not None:
-            at = calendar.timegm(time.strptime(before["at"], "%Y-%m-%dT%H:%M:%SZ"))
+            at = calendar.timegm(time.strptime(before["at"], marker.TIME))
             reason = OF_BEFORE[before["reason"]]
             self._teller.event(Event(reason, before["message"], at, warning=True))
 
     def update(self) -> None:
         """Have the pod say how the replica is now; waits for nobody."""
-        if self._replica.release.get("state") in {None, "none"}:
-            return  # still booting, which a pod that says nothing says as well
         for event in self._happened():
             self._teller.event(event)
         leaving = self._replica.draining or self._replica.stopping
-        self._teller.report(report(self._replica), at_once=leaving)
+        said = report(self._replica, self._change, condition(self._replica))
+        self._teller.report(said, at_once=leaving)
 
     async def boot_failed(self, error: RunAgentError) -> None:
         """Tell why there will be no release; takes 3 s at most, and never raises."""
+        failed = Condition(status=False, reason="BootFailed", message=str(error))
+        self._teller.report(report(self._replica, self._change, failed), at_once=True)
         self._teller.event(Event("BootFailed", str(error), time.time(), warning=True))
         await self._teller.last_words(LAST_WORDS_SECONDS)
 
@@ -75,9 +78,9 @@ class Pod:
     def _happened(self) -> Iterator[Event]:
         """Give what has happened since the last look."""
         now, change = time.time(), self._replica.facts.last_change
-        if change != self._told_change:
-            self._told_change = change
-            if change is not None and (event := of_change(change, now)):
+        if change is not None and not _says_the_same(change, self._change):
+            self._change = change
+            if event := of_change(change, now):
                 yield event
         killed = self._replica.release.get("out_of_memory")
         if killed and killed != self._told_memory:
@@ -89,9 +92,9 @@ class Pod:
         self._keys_are_stale = stale is not None
 
 
-def report(replica: Replica) -> Report:
-    """Return what the pod is to say of the replica."""
-    facts, change = replica.facts, replica.facts.last_change
+def report(replica: Replica, change: LastChange | None, condition: Condition) -> Report:
+    """Return what the pod is to say of the replica, and of the last `change` to it."""
+    facts = replica.facts
     return Report(
         labels={"deploy": facts.deploy, "version": facts.version},
         annotations={
@@ -102,7 +105,7 @@ def report(replica: Replica) -> Report:
             "last-verdict": change.verdict if change else None,
             "last-operation-at": change.at if change else None,
         },
-        condition=condition(replica),
+        condition=condition,
     )
 
 
@@ -111,6 +114,8 @@ def condition(replica: Replica) -> Condition:
     facts = replica.facts
     if replica.stopping:
         return Condition(status=False, reason="Stopping")
+    if replica.release.get("state") == "none":
+        return Condition(status=False, reason="Booting")
     if replica.release.get("state") != "running":
         return Condition(status=False, reason="ReleaseEnded")
     if replica.draining:
@@ -121,6 +126,11 @@ def condition(replica: Replica) -> Condition:
         return Condition(status=False, reason="NotReady", message=message)
     serves = " ".join(word for word in (facts.release, facts.version) if word)
     return Condition(status=True, reason="Ready", message=serves and f"{serves} serves")
+
+
+def _says_the_same(change: LastChange, before: LastChange | None) -> bool:
+    """Tell whether it is one try more that ended alike, as FOLLOW=hot makes them in an outage."""
+    return before is not None and replace(change, at=before.at) == before
 
 
 def of_change(change: LastChange, at: float) -> Event | None:

@@ -39,6 +39,9 @@ NO_ANSWER = frozenset({os.EX_UNAVAILABLE, os.EX_TEMPFAIL})
 SEEN = ("ERL_EPMD_PORT", "LD_LIBRARY_PATH")
 """What erl_call needs of the release's environment; the rest is none of its business."""
 
+NAMES_BYTES = 1 << 20
+"""Most of the names of connected nodes that is unpacked: thousands."""
+
 _CONNECTED = "base64:encode(zlib:compress([[atom_to_binary(Name, utf8), 10] || Name <- nodes()]))"
 """The visible nodes (erlang(3), nodes/0), one a line; packed, as tools pass on 3,000 bytes only."""
 
@@ -110,14 +113,25 @@ class Node:
         We ourselves, and every console, are hidden. `deadline` and what is raised: as `evaluate`.
         """
         packed = await self._print(_CONNECTED, "~ts", deadline)
-        return tuple(sorted(zlib.decompress(base64.b64decode(packed)).decode().splitlines()))
+        try:
+            names = zlib.decompressobj().decompress(base64.b64decode(packed), NAMES_BYTES)
+            return tuple(sorted(names.decode().splitlines()))
+        except (ValueError, zlib.error):
+            raise RunAgentError(
+                f"cannot read which nodes are connected to {self.name}: its answer is garbled"
+            ) from None
 
     async def _print(self, erlang: str, form: str, deadline: float | None) -> str:
         ended = await self._call(_wrapped(erlang, form), deadline)
         match = _ANSWER.search(ended.stdout)
         if match is None:
             raise self._no_answer(ended)
-        answer = base64.b64decode(_NOT_BASE64.sub(b"", match["value"])).decode()
+        try:
+            answer = base64.b64decode(_NOT_BASE64.sub(b"", match["value"])).decode()
+        except ValueError:
+            raise RunAgentError(
+                f"cannot read the answer of the node {self.name}: garbled"
+            ) from None
         if match["outcome"] != b"ok":
             raise RunAgentError(f"cannot evaluate on the node {self.name}: {answer[:SHOWN_BYTES]}")
         return answer

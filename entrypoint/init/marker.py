@@ -11,6 +11,14 @@ import time
 
 from entrypoint.init.log import Log
 
+CUT, OUT_OF_MEMORY = "cut off", "out of memory"
+"""How the run before may have ended."""
+
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+LIMIT_CHARACTERS = 10_000
+"""Most that is read of the file; ours has some hundred."""
+
 CUT_OFF = (
     "the previous run, started at %s, ended without a stop: the container was killed as a whole "
     "(out of memory is the usual reason) or its machine was lost"
@@ -31,7 +39,7 @@ class Marker:
         What was cut off is logged: nobody else could have said it.
         """
         left = self._left()
-        if left is not None and left["reason"] == "cut off":
+        if left is not None and left["reason"] == CUT:
             self._log.error(left["message"])
         self._write({"started_at": self._started_at})
         return left
@@ -39,7 +47,7 @@ class Marker:
     def clear(self, out_of_memory: str | None) -> None:
         """Note that this run ends in order, or for want of memory."""
         if out_of_memory is not None:
-            ended = {"reason": "out of memory", "message": out_of_memory, "at": _now()}
+            ended = {"message": out_of_memory, "at": _now()}
             self._write({"started_at": self._started_at, "ended": ended})
             return
         try:
@@ -50,12 +58,17 @@ class Marker:
     def _left(self) -> dict[str, str] | None:
         try:
             with open(self._path) as file:
-                left = json.load(file)
+                left = json.loads(file.read(LIMIT_CHARACTERS))
             ended = left.get("ended")
             if ended is not None:
-                return {name: str(ended[name]) for name in ("reason", "message", "at")}
+                time.strptime(ended["at"], TIME)  # the app can write here, too
+                return {
+                    "reason": OUT_OF_MEMORY,
+                    "message": str(ended["message"]),
+                    "at": ended["at"],
+                }
             since = str(left.get("started_at", "an unknown time"))
-            return {"reason": "cut off", "message": CUT_OFF % since, "at": self._started_at}
+            return {"reason": CUT, "message": CUT_OFF % since, "at": self._started_at}
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
             return None  # no earlier run, or nothing readable of it
 
@@ -69,4 +82,4 @@ class Marker:
 
 
 def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return time.strftime(TIME, time.gmtime())

@@ -37,5 +37,5 @@ def test_a_volume_on_which_nothing_may_be_executed_is_named(host):
     deploy(host, "mix", "0.1.0")
     options = ("--tmpfs=/var/lib/run-agent:noexec,mode=1777",)
     replica = host.boot(network="none", volume=False, options=options)
-    assert replica.wait() == 78
+    assert replica.wait() == 78, replica.log
     assert replica.events("is mounted noexec; mount it with exec")

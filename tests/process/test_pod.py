@@ -107,6 +107,18 @@ def test_a_boot_that_fails_is_an_event(platform, api, boot):
     assert event["involvedObject"]["name"] == POD["metadata"]["name"]
 
 
+def test_a_pod_does_not_stay_ready_when_its_next_container_does_not_boot(platform, api, boot):
+    platform.deploy(small_slugs.serving(), "41")
+    first = boot().until_ready()
+    until_condition(api, first, "True", "Ready")
+    first.end()
+    platform.deploy(b"no slug at all", "42")
+    again = boot()
+    assert again.wait() == os.EX_DATAERR
+    assert condition(api) == ("False", "BootFailed")
+    assert sorted(reasons(api)) == ["BootFailed", "CutOff"]
+
+
 def test_a_run_that_was_cut_off_is_an_event_of_the_next_one(platform, api, boot):
     platform.deploy(small_slugs.serving())
     first = boot().until_ready()

@@ -50,7 +50,20 @@ def test_an_end_for_want_of_memory_is_handed_on_once_and_not_logged_again(volume
     assert run(volume)[1] is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"ended": {}}', '{"ended": 7}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"ended": {}}',
+        '{"ended": 7}',
+        '{"ended": {"message": "m", "at": "yesterday"}}',
+        '{"ended": {"message": "m", "at": 7}}',
+        '{"started_at": "' + "x" * 20_000 + '"}',
+        "\x00\xff",
+    ],
+)
 def test_what_cannot_be_read_is_no_end(volume, content, capfd):
     marker, _ = run(volume)
     with open(marker._path, "w") as file:  # noqa: PTH123

@@ -1,5 +1,6 @@
 """What a pod is told of its replica."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ def change(verb, verdict, message="so it went"):
 ACCOUNT = Account("127.0.0.1", 443, Path("/nowhere"), "default", "hello-0")
 
 
+def told(of):
+    return pod.report(of, of.facts.last_change, pod.condition(of))
+
+
 def look(of):
     """Return what looks at a replica again and gives the Events that are new."""
     ours = pod.Pod(ACCOUNT, of)
@@ -36,7 +41,7 @@ def look(of):
 
 def test_a_report_says_what_runs_and_how_the_last_change_ended():
     last = change("upgrade", Verdict.DONE)
-    told = pod.report(
+    report = told(
         replica(
             deploy="41",
             version="1.1.0+build",
@@ -45,8 +50,8 @@ def test_a_report_says_what_runs_and_how_the_last_change_ended():
             last_change=last,
         )
     )
-    assert told.labels == {"deploy": "41", "version": "1.1.0+build"}
-    assert told.annotations == {
+    assert report.labels == {"deploy": "41", "version": "1.1.0+build"}
+    assert report.annotations == {
         "version": "1.1.0+build",
         "slug-digest": "ab" * 32,
         "hot-upgraded-at": "2026-11-21T12:00:01Z",
@@ -57,8 +62,8 @@ def test_a_report_says_what_runs_and_how_the_last_change_ended():
 
 
 def test_what_is_unknown_takes_an_earlier_entry_away():
-    told = pod.report(replica())
-    assert set(told.labels.values()) | set(told.annotations.values()) == {None}
+    report = told(replica())
+    assert set(report.labels.values()) | set(report.annotations.values()) == {None}
 
 
 def test_a_ready_replica_fulfils_the_condition():
@@ -74,13 +79,14 @@ def test_a_ready_replica_fulfils_the_condition():
         ("Draining", lambda r: setattr(r, "draining", True)),
         ("Stopping", lambda r: setattr(r, "stopping", True)),
         ("ReleaseEnded", lambda r: r.release.update(state="backoff")),
+        ("Booting", lambda r: r.release.update(state="none")),
     ],
 )
 def test_a_replica_that_does_not_serve_says_why(reason, make):
     it = replica()
     make(it)
-    told = pod.condition(it)
-    assert (told.status, told.reason) == (False, reason)
+    condition = pod.condition(it)
+    assert (condition.status, condition.reason) == (False, reason)
 
 
 def test_a_replica_that_waits_says_what_for():
@@ -126,6 +132,20 @@ def test_each_change_is_told_once_and_one_from_before_not_again():
     it.learn(last_change=change("upgrade", Verdict.REFUSED, "no relup"))
     assert [event.message for event in news()] == ["no relup"]
     assert news() == []
+
+
+def test_a_try_that_ends_like_the_one_before_is_told_once():
+    """With FOLLOW=hot there is one a minute as long as an outage lasts."""
+    it = replica()
+    ours = pod.Pod(ACCOUNT, it)
+    it.learn(last_change=change("upgrade", Verdict.UNCHANGED, "no storage"))
+    assert len(list(ours._happened())) == 1
+    first = pod.report(it, ours._change, pod.condition(it))
+    it.learn(last_change=replace(it.facts.last_change, at="2026-11-21T12:01:00Z"))
+    assert not list(ours._happened())
+    assert pod.report(it, ours._change, pod.condition(it)) == first
+    it.learn(last_change=replace(it.facts.last_change, message="no controller"))
+    assert len(list(ours._happened())) == 1
 
 
 def test_a_kill_for_want_of_memory_is_told_once_each_time():
