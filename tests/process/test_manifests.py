@@ -15,7 +15,7 @@ import yaml
 from run_agent import settings
 from run_agent.release.identity import COOKIE, KEY_BASE
 from support import manifests
-from support.manifests import adapted, container, example, only, pod, render
+from support.manifests import container, example, only, pod
 
 OLDEST = "1.27"
 """From here on `matchLabelKeys` and `unhealthyPodEvictionPolicy` need no feature gate."""
@@ -63,14 +63,14 @@ def test_an_api_that_is_gone_would_be_seen():
 
 def test_the_examples_hold_what_they_promise():
     shared = [
-        "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Role", "RoleBinding", "Service",
-        "Service", "ServiceAccount",
+        "Deployment", "NetworkPolicy", "NetworkPolicy", "PodDisruptionBudget", "Role",
+        "RoleBinding", "Service", "Service", "ServiceAccount",
     ]  # fmt: skip
     kinds = {
         name: sorted(document["kind"] for document in example(name)) for name in manifests.REPLICAS
     }
     assert kinds == {".": ["ConfigMap", *shared], "controller": shared}
-    assert [document["kind"] for document in example("migrate")] == ["Job"]
+    assert {document["kind"] for document in example("migrate")} == {"Job", "NetworkPolicy"}
 
 
 @pytest.mark.parametrize(
@@ -210,32 +210,7 @@ def test_nobody_gets_in_by_ssh_before_a_key_is_there():
     assert path.name == "authorized_keys"
 
 
-# -- what the README has an operator do --------------------------------------------------------
-
-
-def test_a_host_key_can_be_had(tmp_path):
-    copy = adapted(tmp_path, "  # - ssh-host-key.yaml", "  - ssh-host-key.yaml")
-    documents = render(copy)
-    kubernetes_validate.validate(only(documents, "Deployment"), OLDEST, strict=True)
-    path = Path(manifests.environment(documents)["SSH_HOST_KEY"])
-    volume = dict(manifests.mounts(documents))[str(path.parent)]
-    assert volume["secret"] == {"secretName": "hello-ssh-host-key", "defaultMode": 0o440}
-    assert pod(documents)["spec"]["securityContext"]["fsGroup"] > 0, "who else could read it"
-
-
-def test_another_name_is_a_matter_of_one_replacement(tmp_path):
-    copy = adapted(tmp_path, "hello", "shop")
-    for name in (*manifests.REPLICAS, "migrate"):
-        documents = render(copy / name)
-        assert "hello" not in yaml.safe_dump_all(documents)
-        [finding] = [d for d in documents if d["metadata"]["labels"].get("repo")] or [None]
-        assert finding is None or finding["metadata"]["labels"]["repo"] == "shop"
-
-
-def test_the_image_is_named_in_one_place(tmp_path):
-    copy = adapted(tmp_path, "newTag: 0.1.0", "newTag: 0.2.0", files="kustomization.yaml")
-    spec = pod(render(copy))["spec"]
-    assert {c["image"] for c in spec["containers"] + spec["initContainers"]} == {"hello:0.2.0"}
+# -- the copy of the release -------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")

@@ -114,28 +114,6 @@ def test_services_lead_to_ports_of_the_container(variant):
 
 
 @of_replicas
-def test_the_network_policy_lets_in_who_should_come(variant):
-    spec, ports = only(example(variant), "NetworkPolicy")["spec"], _ports(variant)
-    assert spec["policyTypes"] == ["Ingress", "Egress"]
-    own = [{"podSelector": spec["podSelector"]}]
-    bastion = [{"namespaceSelector": {"matchLabels": {"run-agent.dev/ssh": "allowed"}}}]
-    assert [(rule.get("from"), _numbers(rule)) for rule in spec["ingress"]] == [
-        (None, {ports["http"]}),
-        (bastion, {ports["ssh"]}),
-        (own, {ports["epmd"], ports["dist"]}),
-    ]
-    assert [(rule.get("to"), _numbers(rule)) for rule in spec["egress"]] == [
-        (own, {ports["epmd"], ports["dist"]}),
-        (None, {53}),
-        (None, {443, 6443}),
-    ]
-
-
-def _numbers(rule):
-    return {port["port"] for port in rule["ports"]}
-
-
-@of_replicas
 def test_probes_ask_what_pid_1_answers(variant):
     replica = container(example(variant))
     for probe, path in ("startup", "/livez"), ("liveness", "/livez"), ("readiness", "/readyz"):

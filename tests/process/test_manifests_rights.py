@@ -1,6 +1,8 @@
 """examples/kubernetes: the Role allows what run-agent and libcluster ask for, and nothing else."""
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,11 @@ import requests
 
 from run_agent import settings
 from run_agent.cluster import account
-from run_agent.cluster.report import Condition, Event, Report
+from run_agent.cluster.report import CONDITION, Condition, Event, Report
 from run_agent.cluster.teller import Teller
 from support import manifests
 from support.kubernetes_api import KubernetesApi
-from support.manifests import example, only, pod
+from support.manifests import example, only, pod, shown
 from support.wait import PATIENCE_SECONDS, until
 
 NAMESPACE, POD = "shop", "hello-5d"
@@ -121,10 +123,36 @@ def _without(resource):
     return rules
 
 
+def test_an_operator_opens_the_gate_of_a_pod_that_nobody_tells(api, tmp_path):
+    kubelet = {"type": "ContainersReady", "status": "True"}
+    _operate(api, tmp_path, {"status": {"conditions": [kubelet]}})
+    said = shown("sh", "kubectl patch pod POD --subresource=status")
+    [patch] = re.findall(r"--patch '(.*)'", said, re.DOTALL)
+    _operate(api, tmp_path, json.loads(patch))
+    opened = {"type": CONDITION, "status": "True", "reason": "OpenedByHand"}
+    assert sorted(_conditions(api), key=lambda found: found["type"]) == [kubelet, opened]
+    api.rules = RULES
+    api.requests.clear()
+    assert _tell(api, tmp_path)[STATUS] == 200
+    [told] = [found for found in _conditions(api) if found["type"] == CONDITION]
+    assert (told["status"], told["reason"]) == ("True", "Ready"), "run-agent has the last word"
+
+
+def _operate(api, root, patch):
+    """Patch the pod's status with rights of one's own."""
+    api.rules = None
+    answer = _ask(api, root, "PATCH", STATUS, json.dumps(patch).encode())
+    assert answer.status_code == 200, answer.text
+
+
+def _conditions(api):
+    return api.get("Pod", POD, NAMESPACE)["status"]["conditions"]
+
+
 # -- libcluster --------------------------------------------------------------------------------
 
 
-def _ask(api, root: Path, method: str, path: str) -> requests.Response:
+def _ask(api, root: Path, method: str, path: str, data: bytes = b"{}") -> requests.Response:
     api.mount(root, NAMESPACE)
     folder = root / "var/run/secrets/kubernetes.io/serviceaccount"
     return requests.request(
@@ -134,7 +162,7 @@ def _ask(api, root: Path, method: str, path: str) -> requests.Response:
             "Authorization": f"Bearer {(folder / 'token').read_text()}",
             "Content-Type": "application/strategic-merge-patch+json",
         },
-        data=b"{}" if method in {"PATCH", "POST", "PUT"} else None,
+        data=data if method in {"PATCH", "POST", "PUT"} else None,
         verify=str(folder / "ca.crt"),
         timeout=PATIENCE_SECONDS,
     )

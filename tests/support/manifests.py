@@ -1,8 +1,10 @@
 """The example manifests, as `kubectl kustomize` renders them for an operator."""
 
 import functools
+import re
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,14 @@ def adapted(tmp_path: Path, old: str, new: str, *, files: str = "**/*.yaml") -> 
     for path in changed:
         path.write_text(path.read_text().replace(old, new))
     return copy
+
+
+def shown(language: str, saying: str) -> str:
+    """Return the block of the README that says that, as it is there to be pasted."""
+    text = (FOLDER / "README.md").read_text()
+    fenced = re.compile(rf"^( *)```{language}\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+    [block] = [textwrap.dedent(body) for _, body in fenced.findall(text) if saying in body]
+    return block
 
 
 def only(documents: Sequence[Document], kind: str, name: str | None = None) -> Document:
