@@ -2,7 +2,8 @@
 
 Not `/readyz`: who acts on a health check replaces the container, and a replica that boots, drains
 or waits for its peers must not be replaced. It runs every few seconds, so it imports next to
-nothing. Exit code 0: alive, or HEALTH_PORT=none, where nothing can be said; 1: not.
+nothing, and takes the port from PID 1: HEALTH_PORT means another one to a job. Exit code 0: alive,
+or without probes, where nothing can be said; 1: not.
 """
 
 import os
@@ -10,8 +11,11 @@ import socket
 import sys
 from collections.abc import Mapping
 
-DEFAULT_PORT = "9000"
-"""That of HEALTH_PORT (run_agent/settings.py), whose import would cost more than the question."""
+from entrypoint.init.run_folder import HEALTH_PORT
+
+RUN = "run/run-agent"
+"""The run folder below RUN_AGENT_ROOT (run_agent/settings.py, whose import would cost more than the
+question)."""
 
 ANSWER_SECONDS = 4.0
 """PID 1 answers in milliseconds; the runtime gives up after 5 s and would not say why."""
@@ -19,7 +23,12 @@ ANSWER_SECONDS = 4.0
 
 def main(environ: Mapping[str, str]) -> str | None:
     """Return what is wrong, None where PID 1 is alive: as sys.exit takes it."""
-    port = environ.get("HEALTH_PORT") or DEFAULT_PORT
+    path = os.path.join(environ.get("RUN_AGENT_ROOT") or "/", RUN, HEALTH_PORT)
+    try:
+        with open(path) as file:
+            port = file.read()
+    except OSError as error:
+        return f"cannot read {path} ({error.strerror}): run-agent does not run, or as another user"
     if port == "none":
         return None
     try:

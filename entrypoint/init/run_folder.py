@@ -6,7 +6,10 @@ import stat
 
 from entrypoint.init.sockets import CannotStartError
 
-OF_ONE_RUN = ("environment.json", "vm.args", "change.json")
+HEALTH_PORT = "health-port"
+"""The file that says where PID 1 answers probes: a port, or "none"."""
+
+OF_ONE_RUN = ("environment.json", "vm.args", "change.json", HEALTH_PORT)
 """Files in the run folder that must not outlive the run: it may be a volume that stays."""
 
 
@@ -43,6 +46,25 @@ def lock(run: str, volume: str) -> int:
         except OSError:
             pass  # there was no earlier run; if it stays, the next start overwrites it
     return descriptor
+
+
+def note_health_port(run: str, port: object) -> None:
+    """Tell the image's health check where PID 1 answers: the verb decides that, not HEALTH_PORT.
+
+    Raises `CannotStartError`.
+    """
+    path = os.path.join(run, HEALTH_PORT)
+    try:
+        with open(path, "w", opener=_for_us_only) as file:
+            file.write("none" if port is None else str(port))
+    except OSError as error:
+        raise CannotStartError(
+            f"cannot write {path} ({error.strerror}): mount a writable volume with space at {run}"
+        ) from error
+
+
+def _for_us_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _close_to_others(folder: str) -> None:

@@ -55,6 +55,7 @@ class Supervisor:
         self._marker = Marker(volume, log)
         self._release = Release(log, restart_on_failure=options["restart"] == "on-failure")
         self._probes = self._open_probes(options["health_port"])
+        run_folder.note_health_port(run, options["health_port"])
         ssh = listen_ssh(int(str(options["ssh_port"]))) if options["ssh_port"] else []
         self._sshd = self._open_sshd(run, str(options["orders"])) if ssh else None
         self._agent = Agent(

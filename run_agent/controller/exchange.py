@@ -81,7 +81,7 @@ class Answer:
 def get(
     url: str, *, auth: tuple[bytes, bytes], headers: Mapping[str, str], deadlines: Deadlines
 ) -> Answer:
-    """Ask once. TLS is verified against the system's or `REQUESTS_CA_BUNDLE`'s authorities.
+    """Ask once. Trusts certifi's authorities, or REQUESTS_CA_BUNDLE's or SSL_CERT_FILE's instead.
 
     Raises `PassingError` for a connection that is refused, times out or breaks, and
     `UnavailableError` for what another try would not mend.
@@ -155,6 +155,8 @@ class _Session(requests.Session):
         self.mount("https://", self.wire)
         self.mount("http://", self.wire)
         self.max_redirects = REDIRECT_LIMIT
+        # requests does not know SSL_CERT_FILE; its own REQUESTS_CA_BUNDLE comes before it.
+        self.verify = ssl.get_default_verify_paths().cafile or True
         # An answer in plain bytes has the length that its headers say.
         self.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
 

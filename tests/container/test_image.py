@@ -6,7 +6,7 @@ import re
 import pytest
 
 from run_agent import __version__
-from support import images
+from support import images, small_slugs
 from support.containers import Container
 from support.house import PACKAGES, ROOT
 
@@ -110,15 +110,29 @@ def test_its_health_is_asked_for_in_exec_form(about):
     assert test == ["CMD", PYTHON, "-I", "-m", "entrypoint.init.healthcheck"]
 
 
-@pytest.mark.parametrize(("port", "alive"), [("9000", True), ("none", True), ("9001", False)])
-def test_its_health_check(about, port, alive):
-    """Of a replica whose probes are on 9000, asked with another HEALTH_PORT: not reached."""
+@pytest.mark.parametrize("settings", [{}, {"HEALTH_PORT": "9001"}, {"HEALTH_PORT": "none"}])
+def test_its_health_check(about, settings):
     _, *health_check = about["Healthcheck"]["Test"]
-    with Container("exec", "sleep", "600") as container:
+    with Container("exec", "sleep", "600", settings=settings) as container:
         container.until('"ready"')
-        asked = container.exec(*health_check, podman=(f"--env=HEALTH_PORT={port}",))
-        assert asked.returncode == (0 if alive else 1), asked.stderr
-        assert ("cannot reach /livez on port 9001" in asked.stderr) is not alive
+        asked = container.exec(*health_check)
+        assert asked.returncode == 0, asked.stderr
+
+
+def test_its_health_check_of_a_job(about, host):
+    """A job has no probes: nothing answers on port 9000, and that is no illness."""
+    _, *health_check = about["Healthcheck"]["Test"]
+    host.deploy(small_slugs.running("exit 1"))
+    job = host.boot("echo up; exec sleep 600", verb=("job", "--app", "hello", "--"),
+                    network="none", settings={"HEALTH_PORT": ""})  # fmt: skip
+    job.until_printed("up")
+    asked = job.container.exec(*health_check)
+    assert asked.returncode == 0, asked.stderr
+
+
+def test_its_health_check_before_anything_runs(run, about):
+    _, *health_check = about["Healthcheck"]["Test"]
+    run(*health_check, code=1)
 
 
 def test_nothing_that_only_builds_is_left(run):

@@ -32,7 +32,7 @@ ldd /tmp/python/bin/python3 /tmp/python/lib/python3.11/lib-dynload/*.so |
 tar -C /tmp -cz python
 """
 
-GLIBC_OF_DEBIAN = ("--build-arg=GLIBC=2.36", "--build-arg=GLIBCXX=3.4.30")
+GLIBC_OF_DEBIAN = ("--build-arg=RUN_AGENT_GLIBC=2.36", "--build-arg=RUN_AGENT_GLIBCXX=3.4.30")
 
 ABOUT = "import platform; print(platform.python_version())"
 
@@ -79,7 +79,8 @@ def build(stand_in, tmp_path):
 
     def build(*options: str) -> str:
         images.build(
-            made, "--build-arg=PYTHON=standalone", f"--build-arg=PYTHON_VERSION={version}",
+            made, "--build-arg=RUN_AGENT_PYTHON=standalone",
+            f"--build-arg=RUN_AGENT_PYTHON_VERSION={version}",
             f"--build-arg=BASE_IMAGE={base}", f"--build-context=standin={folder}", *options,
             dockerfile=dockerfile,
         )  # fmt: skip

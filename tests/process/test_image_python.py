@@ -66,7 +66,8 @@ def install(tarball, tmp_path):
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return subprocess.run(
             [SCRIPT, tmp_path / "made"],
-            env=uv | {"PATH": path, "PYTHON": python, "PYTHON_VERSION": VERSION},
+            env=uv | {"PATH": path}
+            | {"RUN_AGENT_PYTHON": python, "RUN_AGENT_PYTHON_VERSION": VERSION},
             capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False,
         )  # fmt: skip
 
@@ -95,7 +96,7 @@ def test_another_tarball_than_the_pinned_one_is_refused(install):
 def test_there_is_no_third_kind_of_python(install):
     done = install("0" * 64, python="conda")
     assert (done.returncode, done.stderr) == (
-        os.EX_USAGE, "cannot use PYTHON=conda: say standalone or base\n"
+        os.EX_USAGE, "cannot use RUN_AGENT_PYTHON=conda: say standalone or base\n"
     )  # fmt: skip
 
 

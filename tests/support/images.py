@@ -48,6 +48,9 @@ OF_THE_BASE = ("ca-certificates", "libssl3", "libstdc++6", "libtinfo6", "procps"
 OF_THE_BUILD = ("binutils", "python3-venv")
 WITHIN_PYTHON3_VENV = ("python3.11-venv", "python3-pip-whl", "python3-setuptools-whl")
 
+ENVS = ("CREATED", "GLIBC", "GLIBCXX", "PYTHON", "PYTHON_VERSION", "REVISION", "VERSION")
+"""Variables that images to build on do set, or may: to the build they must mean nothing."""
+
 BUILD = (
     "build",
     "--format=docker",  # the OCI format knows no HEALTHCHECK
@@ -84,7 +87,9 @@ def base() -> str:
 def bases() -> tuple[str, str]:
     """Return the tags of the base, and of what builds: the same with pip and strip."""
     podman.need_podman()
-    wanted = hashlib.sha256(repr((DEBIAN, OF_THE_BASE, OF_THE_BUILD)).encode()).hexdigest()[:16]
+    wanted = hashlib.sha256(repr((DEBIAN, OF_THE_BASE, OF_THE_BUILD, ENVS)).encode()).hexdigest()[
+        :16
+    ]
     tags = (f"localhost/base:{wanted}", f"localhost/build:{wanted}")
     with _locked("base"):
         if not all(map(_exists, tags)):
@@ -103,9 +108,9 @@ def build(tag: str, *options: str, dockerfile: Path = DOCKERFILE) -> None:
         f"--file={dockerfile}",
         f"--build-arg=BASE_IMAGE={of_the_image}",
         f"--build-arg=BUILD_IMAGE={of_the_build}",
-        "--build-arg=PYTHON=base",
-        f"--build-arg=REVISION={REVISION}",
-        f"--build-arg=CREATED={CREATED}",
+        "--build-arg=RUN_AGENT_PYTHON=base",
+        f"--build-arg=RUN_AGENT_REVISION={REVISION}",
+        f"--build-arg=RUN_AGENT_CREATED={CREATED}",
         f"--build-context=wheels={_wheels()}",
         *options,
         f"--tag={tag}",
@@ -148,8 +153,9 @@ def _make_bases(base_tag: str, build_tag: str) -> None:
 
 
 def _import(folder: str, tag: str) -> None:
+    env = [f"--change=ENV {name}=of-the-base" for name in ENVS]
     with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as tar:
-        podman.run("import", "--quiet", "-", tag, stdin=tar.stdout)
+        podman.run("import", "--quiet", *env, "-", tag, stdin=tar.stdout)
     assert tar.returncode == 0, f"cannot pack {folder}"
 
 
