@@ -42,8 +42,8 @@ async def run(
     """Run `argv` to its end, `stdin` fed and both outputs collected.
 
     It inherits `pass_fds`. `deadline` is in seconds. Raises `RunAgentError` when the program
-    cannot be started, exceeds the deadline (it and its group are killed), or prints more than
-    4 MiB.
+    cannot be started, exceeds the deadline (it and its group are killed), prints more than 4 MiB,
+    or hangs in the kernel.
     """
     child = await spawn(argv, env=env, cwd=cwd, pass_fds=pass_fds)
     try:
@@ -114,13 +114,30 @@ def exit_code(returncode: int) -> int:
 
 
 async def end_group(child: asyncio.subprocess.Process) -> None:
-    """Kill the child and its process group, and reap it; one that has ended is left alone."""
+    """Kill the child and its process group, and reap it; one that has ended is left alone.
+
+    Raises `RunAgentError` when it is still there after 5 s, unless the caller is being cancelled:
+    nothing may take the place of that.
+    """
     if child.returncode is not None:
         return  # reaped: its number may be somebody else's by now
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    async with asyncio.timeout(KILL_WAIT_SECONDS):
-        await child.wait()
+    try:
+        async with asyncio.timeout(KILL_WAIT_SECONDS):
+            await child.wait()
+    except TimeoutError:
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            raise _stuck(child.pid) from None
+
+
+def _stuck(pid: int) -> RunAgentError:
+    return RunAgentError(
+        f"cannot end process {pid}: {KILL_WAIT_SECONDS:g} s after it was killed it hangs in the "
+        "kernel, most likely in a disk; check `dmesg`",
+        exit_code=os.EX_OSERR,
+    )
 
 
 def _too_long(name: str, deadline: float) -> RunAgentError:

@@ -1,19 +1,14 @@
-"""What the log says while the pod cannot be told: each failure once, then every hour, and the end.
+"""What the log says while the pod cannot be told: each failure once, and its end.
 
 Must not decide what is tried again: that is the teller's.
 """
 
 import logging
-import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from run_agent.cluster.account import Account
 from run_agent.cluster.messages import REPORT, Result
-
-REMIND_SECONDS = 3600.0
-"""How often a failure that stays the same is logged again."""
 
 ADVICE = {
     200: "look for a webhook, or a proxy, in between",
@@ -24,20 +19,12 @@ ADVICE = {
 log = logging.getLogger("cluster")
 
 
-@dataclass(slots=True)
-class _Complaint:
-    """Since when something fails, and when that was last logged (seconds of `Pace.clock`)."""
-
-    since: float
-    logged: float
-
-
 class Complaints:
-    """Says what keeps us from telling the pod: once, every hour, and when it is over."""
+    """Says what keeps us from telling the pod: once, and when it is over."""
 
     def __init__(self, account: Account, clock: Callable[[], float]) -> None:
         self._account, self._clock = account, clock
-        self._open: dict[tuple[bool, int, str], _Complaint] = {}
+        self._since: dict[tuple[bool, int, str], float] = {}  # seconds of the clock
         self.problem: str | None = None
 
     def hear(self, problems: Sequence[Result], dropped: int) -> bool:
@@ -45,20 +32,19 @@ class Complaints:
         now = self._clock()
         texts = {_kind(problem): self._text(problem) for problem in problems}
         for kind, text in texts.items():
-            complaint = self._open.setdefault(kind, _Complaint(now, -math.inf))
-            if now - complaint.logged >= REMIND_SECONDS:
+            if kind not in self._since:
                 log.warning("%s", text)
-                complaint.logged = now
+                self._since[kind] = now
         self.problem = next(iter(texts.values()), None)
         if problems:
             return False
-        if self._open:
-            since = min(complaint.since for complaint in self._open.values())
+        if self._since:
             log.info(
-                "pod %s is told again, after %s%s", self._account.label, _duration(now - since),
+                "pod %s is told again, after %s%s",
+                self._account.label, _duration(now - min(self._since.values())),
                 f"; {dropped} Events were dropped" if dropped else "",
             )  # fmt: skip
-            self._open.clear()
+            self._since.clear()
         return True
 
     def _text(self, problem: Result) -> str:

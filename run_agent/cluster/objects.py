@@ -94,14 +94,21 @@ def event_name(account: Account, happened: Event) -> str:
 
 def lost(patched: Mapping[str, Any], pod: Mapping[str, Any]) -> list[str]:
     """Return what of a patch the pod, as the API answers it, does not have."""
-    has, missing = pod.get("metadata", {}), []
+    missing = []
     for kind in ("labels", "annotations"):
-        found = has.get(kind) or {}
         wanted = patched.get("metadata", {}).get(kind, {})
-        missing += [name for name, value in wanted.items() if found.get(name) != value]
-    conditions = {each["type"] for each in pod.get("status", {}).get("conditions") or ()}
+        missing += [name for name in wanted if at(pod, "metadata", kind, name) != wanted[name]]
+    found = at(pod, "status", "conditions")
+    types = [at(each, "type") for each in found] if isinstance(found, list) else []
     wanted = patched.get("status", {}).get("conditions", ())
-    return missing + [each["type"] for each in wanted if each["type"] not in conditions]
+    return missing + [each["type"] for each in wanted if each["type"] not in types]
+
+
+def at(obj: object, *path: str) -> object:
+    """Return what an answer has there; None, too, where it is not of the form that it should be."""
+    for name in path:
+        obj = obj.get(name) if isinstance(obj, Mapping) else None
+    return obj
 
 
 def _key(name: str) -> str:

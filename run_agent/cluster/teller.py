@@ -1,6 +1,6 @@
 """Tells the pod: at once, again after a failure, never in anybody's way.
 
-Owns when it is told, and what the log says of that; what the pod should say comes from outside.
+Owns when it is told (`backoff` says how soon again); what the pod should say comes from outside.
 Telling is a worker's, a process of its own: this module holds no library and opens no connection.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from run_agent import process
 from run_agent.cluster import messages, objects
 from run_agent.cluster.account import Account
+from run_agent.cluster.backoff import Backoff
 from run_agent.cluster.complaints import Complaints
 from run_agent.cluster.messages import REPORT, Request, Result
 from run_agent.cluster.report import Event, Report
@@ -27,19 +28,6 @@ from run_agent.errors import RunAgentError
 FIRST_REPORT_SECONDS = 10.0
 """How long the first report of a life waits for the release to be ready: until then a boot needs
 the processor more than we do."""
-
-SPACING_SECONDS = 5.0
-"""Between the ends of two workers, so that what goes to and fro is told once."""
-
-LONGEST_BACKOFF_SECONDS = 300.0
-"""Where the doubling of the pause after a failure ends: 12 tries an hour."""
-
-DENIED_SECONDS = 400.0
-"""Until what is forbidden, or a pod that is not there, is tried again: waiting mends neither. Two
-requests each time, at most 18 an hour."""
-
-JITTER = 0.2
-"""A pause is longer by up to this part of it: the replicas of an app fail together."""
 
 WORKER_SECONDS = 30.0
 """Until a worker is killed, whatever it hangs in."""
@@ -65,7 +53,7 @@ Ask = Callable[[Request, float], Awaitable[Sequence[Result]]]
 async def ask_worker(request: Request, deadline: float) -> Sequence[Result]:
     """Have a worker carry out `request`, killed at the `deadline` in seconds.
 
-    Raises `RunAgentError` where it cannot be started, is late or dies.
+    Raises `RunAgentError` where it cannot be started, is late, dies or answers nonsense.
     """
     text = messages.request_text(request)
     done = await process.run(ARGV, deadline=deadline, env={}, cwd=Path("/"), stdin=text)
@@ -73,7 +61,10 @@ async def ask_worker(request: Request, deadline: float) -> Sequence[Result]:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         last = lines[-1] if lines else "without a word: it was killed, often for memory"
         raise RunAgentError(f"the worker ended with {done.code} ({last})")
-    return messages.parse_results(done.stdout)
+    try:
+        return messages.parse_results(done.stdout)
+    except (ValueError, TypeError) as error:  # something else has printed
+        raise RunAgentError("the worker gave no answer that can be read") from error
 
 
 async def _wait(news: asyncio.Event, seconds: float) -> None:
@@ -102,33 +93,39 @@ class Teller:
         self._complaints = Complaints(account, self._pace.clock)
         self._news = asyncio.Event()  # something else is to be told
         self._turn = asyncio.Lock()
+        self._backoff = Backoff(self._pace.chance)
         self._wanted: Report | None = None
         self._told: Report | None = None  # none, too, while nobody knows what the pod says
+        self._may_say: set[bool | None] = {None}  # what the condition on the pod may be
         self._told_at: float | None = None
         self._changed_at = 0.0  # when the condition became what it is
         self._events: deque[Event] = deque()
         self._dropped = 0
         self._is_urgent = self._is_fresh = False  # what is to be told has not been tried yet
-        self._failures = 0
-        self._denied = False
-        self._earliest = math.inf  # of the next worker; set by what is first to be told
-        self._after_worker: float | None = None
+        self._first, self._last = math.inf, -math.inf  # worker: earliest start, latest end
+        self._in_flight: asyncio.Timeout | None = None  # what ends the worker that runs
 
     def report(self, report: Report, *, at_once: bool = False) -> None:
-        """Have the pod say this from now on; returns at once."""
+        """Have the pod say this from now on; returns at once.
+
+        What is wanted `at_once` waits for no pause, and for no worker that tells something else.
+        """
         before, self._wanted = self._wanted, report
         if report == before:
             return
         if before is None or before.condition.status != report.condition.status:
             self._changed_at = self._pace.date()
-        self._tell_soon(at_once=at_once)
+        self._tell_soon()
+        if at_once:
+            self._is_urgent = True
+            self._end_worker()
 
     def event(self, event: Event) -> None:
         """Have this told as an Event; returns at once."""
         if len(self._events) == EVENTS_KEPT:
             self._drop(self._events.popleft())
         self._events.append(event)
-        self._tell_soon(at_once=False)
+        self._tell_soon()
 
     async def run(self) -> None:
         """Tell whatever is to be told, for ever."""
@@ -143,6 +140,7 @@ class Teller:
 
     async def last_words(self, seconds: float) -> None:
         """Try once to tell what is left, within `seconds`; never raises."""
+        self._end_worker()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._turn:
                 if self._is_behind():
@@ -158,12 +156,17 @@ class Teller:
             "waiting": len(self._events),
         }
 
-    def _tell_soon(self, *, at_once: bool) -> None:
-        if self._earliest == math.inf:
-            self._earliest = self._pace.clock() + FIRST_REPORT_SECONDS
+    def _tell_soon(self) -> None:
+        is_worth_it = self._events or (self._wanted is not None and self._wanted.condition.status)
+        patience = 0.0 if is_worth_it else FIRST_REPORT_SECONDS
+        self._first = min(self._first, self._pace.clock() + patience)
         self._is_fresh = True
-        self._is_urgent |= at_once
         self._news.set()
+
+    def _end_worker(self) -> None:
+        """Have the one that runs, if any, make room; it may be told again what it has told."""
+        if self._in_flight is not None and not self._in_flight.expired():
+            self._in_flight.reschedule(0.0)
 
     def _is_behind(self) -> bool:
         return self._wanted != self._told or bool(self._events)
@@ -172,15 +175,15 @@ class Teller:
         """Return how long to wait before telling; something new ends that, too."""
         if not self._is_behind():
             return math.inf
-        last, due = self._after_worker, self._earliest
-        if self._is_urgent or (last is None and self._is_worth_it()):
+        if self._is_urgent:
             return 0.0
-        if last is not None and self._is_fresh and self._denied:
-            due = last + SPACING_SECONDS
+        due = max(self._first, self._due(is_news=self._is_fresh))
         return max(0.0, due - self._pace.clock())
 
-    def _is_worth_it(self) -> bool:
-        return bool(self._events) or (self._wanted is not None and self._wanted.condition.status)
+    def _due(self, *, is_news: bool) -> float:
+        wanted = self._wanted
+        is_pressing = wanted is not None and self._may_say != {wanted.condition.status}
+        return self._last + self._backoff.pause(is_news=is_news, is_pressing=is_pressing)
 
     async def _tell(self, deadline: float, *, is_urgent: bool) -> None:
         report = self._wanted
@@ -191,46 +194,39 @@ class Teller:
             max(1.0, deadline - MARGIN_SECONDS),
             is_urgent,
         )
+        was_early = self._pace.clock() < self._due(is_news=False)
         self._is_urgent = self._is_fresh = False
         self._told = None
+        if report is not None:
+            self._may_say.add(report.condition.status)
         try:
-            results = await self._ask(request, deadline)
+            async with asyncio.timeout(None) as self._in_flight:
+                results = await self._ask(request, deadline)
+        except TimeoutError:
+            return  # ended for something urgent, which is told next, with all of this
         except RunAgentError as error:
             results = [Result(REPORT, done=False, status=0, reason=str(error))]
         finally:
-            self._after_worker = self._pace.clock()
-            self._earliest = self._after_worker + SPACING_SECONDS
+            self._in_flight = None
+            self._last = self._pace.clock()
+        self._backoff.learn(results, was_early=was_early)
         self._learn(report, results)
 
     def _learn(self, report: Report | None, results: Sequence[Result]) -> None:
-        """Take what has been told off the list, and plan the next try for what has not."""
+        """Take what has been told off the list, and have the log say what has not."""
         over = set()
         for result in results:
             if result.what != REPORT and (result.done or result.is_hopeless):
                 over.add(result.what)
-            elif result.what == REPORT and result.done:
-                self._told = report
-                self._told_at = self._pace.date() if report else self._told_at
+            elif result.what == REPORT and result.done and report is not None:
+                self._told, self._told_at = report, self._pace.date()
+                self._may_say = {report.condition.status}
         self._events = deque(
             event for event in self._events if objects.event_name(self._account, event) not in over
         )
-        failures = [result for result in results if not result.done]
-        self._denied = bool(failures) and all(failure.is_denial for failure in failures)
-        self._failures = self._failures + 1 if failures and not self._denied else 0
-        if failures:
-            self._earliest = self._pace.clock() + self._backoff(failures)
         problems = [result for result in results if result.reason or not result.done]
         if self._complaints.hear(problems, self._dropped):
             self._dropped = 0
-
-    def _backoff(self, failures: Sequence[Result]) -> float:
-        pause = DENIED_SECONDS
-        if not self._denied:
-            pause = min(
-                SPACING_SECONDS * 2.0 ** min(self._failures - 1, 30), LONGEST_BACKOFF_SECONDS
-            )
-        pause *= 1 + JITTER * self._pace.chance()
-        return max(pause, *(failure.retry_after for failure in failures))
 
     def _drop(self, event: Event) -> None:
         if not self._dropped:

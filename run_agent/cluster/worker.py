@@ -70,7 +70,7 @@ class _Answer:
 
     @property
     def is_good(self) -> bool:
-        return 200 <= self.status < 300 and isinstance(self.body.get("metadata"), dict)
+        return 200 <= self.status < 300 and "metadata" in self.body
 
     @property
     def is_of_the_api(self) -> bool:
@@ -109,16 +109,17 @@ def _tell(request: Request) -> Iterator[Result]:
         yield _patched(pod, request.patch)
         if pod.is_of_the_api:
             return
-        uid = {"uid": pod.body["metadata"].get("uid")} if pod.is_good else {}
+        uid = objects.at(pod.body, "metadata", "uid")
         for event in request.events:
             what = event["metadata"]["name"]
-            involved = {**event["involvedObject"], **uid}
+            involved = event["involvedObject"] | ({"uid": uid} if uid else {})
             answer = api.ask(
                 "POST", f"{pods}/events", {**event, "involvedObject": involved}, "application/json"
             )
-            yield _created(what, answer)
-            if answer.is_of_the_api:
-                return
+            created = _created(what, answer)
+            yield created
+            if not (created.done or created.is_hopeless):
+                return  # the others would fare no better
     except _NoAnswerError as error:
         yield Result(what, done=False, status=0, reason=str(error))
 

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from run_agent import settings
+from run_agent import process, settings
 from run_agent.cluster import account
 from run_agent.cluster.report import Condition, Event, Report
 from run_agent.cluster.teller import Pace, Teller
@@ -22,6 +22,9 @@ HASTE = 100.0
 
 OUTAGE_SECONDS = 30.0
 """Longer than a worker on a loaded machine takes to find out that nobody answers."""
+
+PROMPT_SECONDS = 5.0
+"""A drain's: less than the API may be silent, more than it takes on a loaded machine."""
 
 READY = Condition(status=True, reason="Ready")
 DRAINING = Condition(status=False, reason="Draining")
@@ -45,7 +48,7 @@ class Leap:
         self.pace = Pace(clock=lambda: self.now, wait=self.wait)
 
     async def wait(self, _news, seconds):
-        self.now += seconds
+        self.now = min(self.now + seconds, self.end)
         if self.now >= self.end:
             raise asyncio.CancelledError
 
@@ -151,20 +154,38 @@ def test_the_state_is_right_after_a_fault_and_the_log_says_it_once(api, ours, ca
 
 
 def test_an_hour_of_an_outage_costs_few_requests(api, ours):
+    leap = Leap(60)
+    teller = Teller(ours, pace=leap.pace)
+    live(teller, a_report("1"))
     api.fail(503)
-    teller = Teller(ours, pace=Leap(3600).pace)
-    teller.report(a_report("1"))
-    teller.event(Event("UpgradeDone", "1 to 2", time.time()))
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(teller.run())
+    api.requests.clear()
+    leap.end += 3600
+    live(teller, a_report("2"), an_event())
     assert 10 <= len(api.requests) <= 18
 
 
-def test_an_hour_at_rest_costs_none(api, ours):
-    teller = Teller(ours, pace=Leap(3600).pace)
-    teller.report(a_report("1"))
+def test_four_hours_without_the_right_cost_few_requests(api, ours):
+    api.rules = []
+    teller = Teller(ours, pace=Leap(4 * 3600).pace)
+    live(teller, a_report("1"), *(an_event(number) for number in range(20)))
+    assert 14 <= len(api.requests) <= 2 * 10
+
+
+def live(teller, report, *events):
+    """Have it live, by a clock that leaps, to its end."""
+    teller.report(report)
+    for event in events:
+        teller.event(event)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(teller.run())
+
+
+def an_event(number=0):
+    return Event("UpgradeDone", f"{number} to {number + 1}", time.time())
+
+
+def test_an_hour_at_rest_costs_none(api, ours):
+    live(Teller(ours, pace=Leap(3600).pace), a_report("1"))
     assert len(api.requests) == 1
 
 
@@ -180,6 +201,30 @@ def test_a_drain_is_told_while_nothing_else_is(api, ours):
     asyncio.run(live())
     assert said_by(api)["reason"] == "Draining"
     assert [request.method for request in api.requests] == ["PATCH", "PATCH"]
+
+
+def test_a_drain_does_not_wait_for_what_is_told_now(api, ours):
+    api.hang(match="POST")
+    took = []
+
+    async def live():
+        teller = Teller(ours)
+        async with running(teller):
+            teller.report(a_report("1"))
+            teller.event(an_event())
+            await until(lambda: api.requests[-1:] and api.requests[-1].method == "POST", "it hangs")
+            assert said_by(api)["status"] == "True"
+            began = time.monotonic()
+            teller.report(a_report("1", DRAINING), at_once=True)
+            await until(lambda: said_by(api)["status"] == "False", "the pod says it")
+            took.append(time.monotonic() - began)
+            assert len(psutil.Process().children()) == 1
+            api.heal()
+            await until(lambda: not teller.status()["waiting"], "the Event is told", OUTAGE_SECONDS)
+
+    asyncio.run(live())
+    assert took[0] < PROMPT_SECONDS
+    assert len(api.events()) == 1
 
 
 def said_by(api):
@@ -217,3 +262,37 @@ def test_last_words_are_heard(api, ours):
     asyncio.run(teller.last_words(PATIENCE_SECONDS))
     [event] = api.events()
     assert (event["reason"], event["type"]) == ("BootFailed", "Warning")
+
+
+def test_last_words_do_not_wait_for_what_is_told_now(api, ours):
+    api.hang(times=1)
+
+    async def live():
+        teller = Teller(ours)
+        async with running(teller) as task:
+            teller.report(a_report("1"))
+            await until(lambda: api.requests, "the API was asked")
+            teller.event(Event("BootFailed", "no slug", time.time(), warning=True))
+            await teller.last_words(PROMPT_SECONDS)
+            assert not task.done()
+
+    asyncio.run(live())
+    assert [event["reason"] for event in api.events()] == ["BootFailed"]
+
+
+def test_a_worker_that_hangs_in_the_kernel_ends_nothing_else(api, ours, monkeypatch, caplog):
+    api.hang()
+    monkeypatch.setattr(process, "KILL_WAIT_SECONDS", 0.0)  # nobody is reaped so fast
+    monkeypatch.setattr("run_agent.cluster.teller.WORKER_SECONDS", 1.0)
+
+    async def live():
+        teller = Teller(ours)
+        async with running(teller) as task:
+            teller.report(a_report("1"))
+            await until(lambda: teller.status()["problem"], "it is given up", OUTAGE_SECONDS)
+            assert not task.done()
+        assert task.cancelled()
+        await until(lambda: not psutil.Process().children(), "the worker is gone")
+
+    asyncio.run(live())
+    assert "hangs in the kernel, most likely in a disk" in caplog.text

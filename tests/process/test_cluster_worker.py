@@ -2,8 +2,10 @@
 
 import asyncio
 import datetime as dt
+import json
 import os
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from run_agent import settings
-from run_agent.cluster import account, messages, objects
+from run_agent import process, settings
+from run_agent.cluster import account, messages, objects, teller
 from run_agent.cluster.messages import REPORT, Request
 from run_agent.cluster.report import Condition, Event, Report
 from run_agent.cluster.teller import ARGV, ask_worker
@@ -156,11 +158,12 @@ def test_who_may_not_patch_may_still_tell_events(bench):
 
 def test_who_may_not_tell_events_may_still_patch(bench):
     bench.api.rules = [PATCH]
-    report, *events = bench.ask(events=2)
+    report, event = bench.ask(events=20)
     assert report.done
-    assert [event.status for event in events] == [403, 403]
-    assert 'cannot create resource "events"' in events[0].reason
+    assert event.status == 403
+    assert 'cannot create resource "events"' in event.reason
     assert "run-agent.dev/version" in bench.pod["metadata"]["labels"]
+    assert len(bench.api.requests) == 2
 
 
 def test_a_pod_that_is_not_there_can_still_have_events(bench):
@@ -168,6 +171,41 @@ def test_a_pod_that_is_not_there_can_still_have_events(bench):
     report, event = bench.ask(account=stranger, events=1)
     assert (report.status, report.reason) == (404, 'pods "hello-2" not found')
     assert event.done
+
+
+@pytest.mark.parametrize("status", [404, 405, 409])
+def test_who_cannot_tell_one_event_tells_no_other(bench, status):
+    bench.api.fail(status, match="POST")
+    report, event = bench.ask(events=20)
+    assert report.done
+    assert (event.done, event.status) == (False, status)
+    assert len(bench.api.requests) == 2
+
+
+def test_an_event_that_the_api_will_never_take_is_not_in_the_way_of_others(bench):
+    bench.api.fail(422, match="POST", times=1)
+    results = bench.ask(events=2)
+    assert [(result.done, result.status) for result in results[1:]] == [(False, 422), (True, 201)]
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"metadata": None},
+        {"metadata": {}},
+        {"metadata": {"uid": None, "labels": 7}, "status": None},
+        {"metadata": "?", "status": {"conditions": ["?", {}]}},
+        {"metadata": {}, "status": {"conditions": 7}},
+    ],
+)
+def test_a_pod_in_a_strange_form_is_told_all_the_same(bench, pod):
+    bench.api.garble(json.dumps(pod).encode(), match="PATCH")
+    report, event = bench.ask(events=1)
+    assert report.done
+    assert report.reason.startswith("the API has dropped run-agent.dev/version")
+    assert event.done
+    [said] = bench.api.events()
+    assert "uid" not in said["involvedObject"]
 
 
 @pytest.mark.parametrize("status", [400, 409, 422])
@@ -375,3 +413,40 @@ def test_one_that_dies_says_of_what(bench):
     broken = replace(bench.request(), events=({"kind": "Event"},))
     with pytest.raises(RunAgentError, match=r"the worker ended with 70 \(KeyError: 'metadata'\)"):
         asyncio.run(ask_worker(broken, WORKER_SECONDS))
+
+
+@pytest.mark.parametrize("said", ["hello", "", "null", "[7]", "[{}]"])
+def test_one_that_talks_nonsense_is_a_failure_like_any_other(bench, monkeypatch, said):
+    monkeypatch.setattr(teller, "ARGV", (sys.executable, "-I", "-c", f"print({said!r})"))
+    with pytest.raises(RunAgentError, match="the worker gave no answer that can be read"):
+        asyncio.run(ask_worker(bench.request(), WORKER_SECONDS))
+
+
+def test_one_that_hangs_in_the_kernel_is_said(bench, monkeypatch):
+    bench.api.hang()
+    monkeypatch.setattr(process, "KILL_WAIT_SECONDS", 0.0)  # nobody is reaped so fast
+
+    async def end():
+        with pytest.raises(RunAgentError, match=r"cannot end process \d+: .* hangs in the kernel"):
+            await ask_worker(bench.request(), 1.0)
+        await _nobody_is_left()
+
+    asyncio.run(end())
+
+
+def test_nor_is_it_in_the_way_of_who_leaves(bench, monkeypatch):
+    bench.api.hang()
+    monkeypatch.setattr(process, "KILL_WAIT_SECONDS", 0.0)
+
+    async def end():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await ask_worker(bench.request(), WORKER_SECONDS)
+        await _nobody_is_left()
+
+    asyncio.run(end())
+
+
+async def _nobody_is_left():
+    """Let the loop reap its children."""
+    await asyncio.to_thread(until, lambda: not psutil.Process().children(), "it is reaped")
