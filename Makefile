@@ -25,12 +25,14 @@ venv: .venv/ready ## make .venv from the lock files
 	@PYTHON=$(PYTHON) scripts/system python
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
+	@echo "installing Python packages into .venv: this takes a minute"
 	$(BIN)/pip install -qq --no-deps --require-hashes -r requirements.lock -r requirements-dev.lock
 	$(BIN)/pip install -qq --no-deps --no-index --no-build-isolation --editable .
 	$(BIN)/pip check
 	@touch $@
 
-run: system .venv/ready ## boot the example release here, and tell how to reach it
+run: .venv/ready ## boot the example release here, and tell how to reach it
+	@PYTHON=$(PYTHON) scripts/system run
 	@$(BIN)/python examples/run.py
 
 test: system .venv/ready ## run every test (TESTS=tests/unit narrows it down)

@@ -28,7 +28,8 @@ def lock(run: str, volume: str) -> int:
         )
     except OSError as error:
         raise CannotStartError(
-            f"cannot write {error.filename} ({error.strerror}): mount a writable volume there"
+            f"cannot write {error.filename} ({error.strerror}): mount a volume there that user "
+            f"{os.geteuid()} may write"
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

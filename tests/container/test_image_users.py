@@ -64,7 +64,7 @@ def test_a_read_only_root_without_its_two_folders_says_what_to_mount(image):
     with Container("exec", "sleep", "600", options=options) as container:
         assert container.wait() == os.EX_OSERR
         assert "cannot write /run/run-agent" in container.text()
-        assert "mount a writable volume there" in container.text()
+        assert "mount a volume there that user 0 may write" in container.text()
 
 
 def test_below_another_init_it_is_not_pid_1_and_all_the_same(image, controller):

@@ -79,7 +79,8 @@ def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(boot, tmp_path, f
     assert replica.wait() == os.EX_OSERR
     (line,) = replica.events()
     assert line["message"] == (
-        f"cannot write {root}/{folder} (File exists): mount a writable volume there"
+        f"cannot write {root}/{folder} (File exists): mount a volume there that user "
+        f"{os.geteuid()} may write"
     )
 
 
