@@ -264,10 +264,11 @@ class Settings:
         "DIST_PORT",
         _port,
         None,
-        "Fixes the node's distribution port (for a NetworkPolicy or observer): in our vm.args, and "
-        "with `mix release` in addition to its own. Where the configuration names another "
-        "vm.args, or a Procfile starts the node, set it there; `status` says where the node "
-        "listens elsewhere. Default: any.",
+        "The one port on which the node takes other nodes and observer, for a NetworkPolicy. It "
+        "goes into the vm.args that run-agent writes (relx, Distillery), or is added to those of a "
+        "`mix release`. Where the app's configuration names a vm.args of its own, or a Procfile "
+        "starts the node, set it there; `status` says if the node listens elsewhere. Default: any "
+        "free port.",
     )
     health_port: int | None = _setting(
         "HEALTH_PORT",
@@ -431,9 +432,11 @@ class Settings:
         _count,
         "1",
         "How many nodes, this one included, must be connected before the replica becomes ready "
-        "for the first time. Not asked again afterwards: a partition must not take every replica "
-        "out of service. The peers must be found before they are ready: let the Service publish "
-        "addresses that are not ready (`publishNotReadyAddresses`).",
+        "for the first time. It waits for them for ever, and `/readyz` and `status` say how many "
+        "are missing: so never more than there are replicas. Not asked again afterwards: a "
+        "partition must not take every replica out of service. The peers must be found before they "
+        "are ready: let the Service publish addresses that are not ready "
+        "(`publishNotReadyAddresses`).",
     )
     kubernetes_reports: str = _setting(
         "KUBERNETES_REPORTS",

@@ -1,5 +1,6 @@
 """examples/kubernetes: what the README has an operator change leaves them valid and of one mind."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,15 +38,27 @@ def _valid(folder: Path) -> list[manifests.Document]:
 
 
 def _named(tmp_path: Path, app: str, name: str) -> list[manifests.Document]:
-    """Name a copy of the examples as the README has it, and render all of it."""
+    """Paste at the root of a checkout what the README has for a name, and render all of it."""
     commands = shown("sh", "export APP=")
-    assert commands.startswith("export APP=my_app NAME=my-app\n")
-    copy = adapted(tmp_path, "newTag", "newTag")
+    assert "export APP=my_app NAME=my-app" in commands
+    checkout = tmp_path / "checkout"
+    examples = checkout / "examples" / "kubernetes"
+    shutil.copytree(manifests.FOLDER, examples)
+    before = _texts(checkout)
     subprocess.run(
         ["bash", "-euc", commands.replace("my_app", app, 1).replace("my-app", name, 1)],
-        cwd=copy, timeout=NAMING_SECONDS, check=True,
+        cwd=checkout, timeout=NAMING_SECONDS, check=True,
     )  # fmt: skip
+    assert _texts(checkout) == before
+    copy = tmp_path / "deploy"
+    assert _texts(copy).keys() == _texts(examples).keys()
     return [document for folder in EVERYTHING for document in _valid(copy / folder)]
+
+
+def _texts(folder: Path) -> dict[Path, str]:
+    return {
+        path.relative_to(folder): path.read_text() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def _strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -80,6 +93,15 @@ def test_an_app_with_a_plain_name_has_it_everywhere(tmp_path):
     documents = _named(tmp_path, "shop", "shop")
     assert "hello" not in yaml.safe_dump_all(documents)
     assert {text for key, text in _strings(documents) if key == "repo"} == {"shop"}
+
+
+def test_where_a_copy_cannot_be_made_nothing_is_renamed(tmp_path):
+    (tmp_path / "deploy").mkdir()
+    with pytest.raises(subprocess.CalledProcessError):
+        _named(tmp_path, "shop", "shop")
+    checkout = tmp_path / "checkout" / "examples" / "kubernetes"
+    assert _texts(checkout) == _texts(manifests.FOLDER)
+    assert not _texts(tmp_path / "deploy")
 
 
 def test_the_name_of_an_app_with_an_underscore_would_not_be_taken(tmp_path):
