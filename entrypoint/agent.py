@@ -211,6 +211,8 @@ class Agent:
         self._replica.wait_for("app", problem)
         if was != now:
             log.info("ready" if now else f"not ready: waiting for {problem}")
+            if now and self._replica.facts.release and not self._orders.is_job:
+                log.info("serving %s", self._replica.facts.described())
         unproven = not self._replica.facts.good and not self._orders.is_job
         if now and unproven and self._keeping is None:
             self._keeping = self._tasks.create_task(self._keep(), name="keeps what became ready")

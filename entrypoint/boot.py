@@ -42,6 +42,7 @@ async def boot(
     `up_seconds` of the boot's deadline are gone already; `tell` publishes what is waited for.
     Raises `RunAgentError`; 75 when the deadline is reached.
     """
+    _say_who_gets_in(orders, options)
     left = max(0.0, options.boot_deadline_seconds - up_seconds)
     try:
         async with asyncio.timeout(left) as deadline:
@@ -62,6 +63,16 @@ async def boot(
             exit_code=os.EX_TEMPFAIL,
         ) from None
     return launches.to_json(launch)
+
+
+def _say_who_gets_in(orders: Orders, options: Settings) -> None:
+    if options.serves_ssh(has_controller=orders.asks_controller):
+        log.info("SSH listens on port %d", options.ssh_port)
+    elif options.ssh_port is not None:
+        log.info(
+            "SSH is off: nobody tells whose keys may log in; follow a controller, or set "
+            "SSH_KEYS_FILE"
+        )
 
 
 def _given_command(
@@ -120,7 +131,10 @@ async def prepare(
 ) -> Prepared:
     """Prepare a start of `deploy` in its tree; writes what it needs into the run folder."""
     what = release.identify(folder, deploy.app_name, distillery_eval=deploy.distillery_eval)
-    started = None if orders.is_job else start.choose(what, options.layout.app, orders.command)
+    started = None
+    if not orders.is_job:
+        named_by = None if _follows(orders, options) else orders.verb
+        started = start.choose(what, options.layout.app, orders.command, named_by=named_by)
     basename = _job_basename(orders.app) if orders.is_job else None
     who = identity.establish(orders.app, options, basename=basename)
     env = await environment.build(
@@ -131,6 +145,10 @@ async def prepare(
     if started is None:
         started = _start_of_job(orders, what, Session(options.layout, folder, env))
     return Prepared(what, who, Launch(started.argv, env, options.layout.app, started.stop_group))
+
+
+def _follows(orders: Orders, options: Settings) -> bool:
+    return orders.asks_controller and options.controller_url != NO_CONTROLLER
 
 
 def _job_basename(app: str) -> str:

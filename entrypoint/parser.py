@@ -2,7 +2,11 @@
 
 import argparse
 import os
+import textwrap
 from typing import NoReturn
+
+COLUMNS = 100
+"""To which a description is wrapped: the examples below it are as wide, at most."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -11,20 +15,21 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, verb: str, *, description: str, examples: str) -> None:
         super().__init__(
             f"run-agent {verb}",
-            description=description,
+            description=textwrap.fill(description, COLUMNS),
             epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
 
     def add_start_command(self) -> None:
-        """Take the rest of the arguments as what is started in the release's place."""
-        self.add_argument(
+        """Take the rest of the arguments, if any, as what is started in the release's place."""
+        command = self.add_argument(
             "command",
             metavar="CMD",
             nargs=argparse.REMAINDER,
             help="start this in the app folder instead of the release",
         )
+        command.required = False  # or an error that names what is missing would name it as well
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and how it is right."""

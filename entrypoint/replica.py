@@ -41,6 +41,13 @@ class Facts:
     followed: str | None = None  # by what FOLLOW=hot knows a deploy that it has judged
     notes: tuple[str, ...] = ()
 
+    def described(self) -> str:
+        """Return in a few words what was booted, as far as it is known."""
+        what = " ".join(word for word in (self.release, self.version) if word)
+        node = f" as {self.node}" if self.node else ""
+        port = f", port {self.port}" if self.port else ""
+        return f"{what}{node}{port}"
+
 
 @dataclass(slots=True)
 class Replica:

@@ -18,6 +18,7 @@ from pathlib import Path
 from run_agent import files
 from run_agent.errors import RunAgentError
 from run_agent.slug import staging
+from upgrade.outcome import RefusedError
 
 START = "start_erl.data"
 REWRITTEN = ("RELEASES", START)
@@ -82,6 +83,16 @@ class Additions:
             with contextlib.suppress(RunAgentError):  # then it is done before the next start
                 self.undo(version)
             raise
+
+    def require_writable(self) -> None:
+        """Raise `RefusedError` where nothing can be added: an image's root may be read-only."""
+        for folder in (self._releases, self._root / "lib"):
+            if not os.access(folder, os.W_OK):
+                raise RefusedError(
+                    f"cannot change the release in place: new files would go into {folder}, which "
+                    "is read-only here; make it writable (readOnlyRootFilesystem: false, and our "
+                    "account as its owner), or build the new version into the image"
+                )
 
     def undo(self, version: str) -> None:
         """Remove what was added for `version` alone, if anything; raises `RunAgentError` (74)."""

@@ -219,7 +219,7 @@ class Installation:
         if self.entry.phase is Phase.PLACING and worse.exit_code not in NO_ANSWER:
             version = self._change.from_version
             left = f"what was placed could not be removed ({worse}); a restart does it"
-            return Outcome(Verdict.UNCHANGED, f"{error}; nothing has changed", version, (left,))
+            return Outcome(Verdict.UNCHANGED, str(error), version, (left,))
         return Outcome(Verdict.DOWN, f"{error}; and going back failed: {worse}")
 
     async def _leave_new_version(self) -> None:

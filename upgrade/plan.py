@@ -191,7 +191,9 @@ def _not_to_go_back_to(serving: Serving, version: str) -> _Objection:
         return None
     old = [known.version for known in serving.known if known.status == "old"]
     if status is None:
-        why = f"the node does not know {version}; it can go back to {_listed(old)}"
+        back = f"it can go back to {_listed(old)}"
+        none = "there is no older version to go back to"
+        why = f"the node does not know {version}; {back if old else none}"
     else:
         why = f"on the node {version} is {status}, not a version that served before"
     return why, DEPLOY
@@ -248,4 +250,4 @@ def _only(way: str, versions: Mapping[str, bool]) -> str:
 
 
 def _listed(versions: Mapping[str, bool] | list[str]) -> str:
-    return ", ".join(sorted(versions)) or "no version"
+    return ", ".join(sorted(versions))

@@ -11,7 +11,7 @@ from entrypoint.changes.site import Say, Site
 from entrypoint.control import Answer, Tell
 from run_agent.errors import RunAgentError
 from run_agent.model import Deploy
-from upgrade.outcome import EXIT_CODES, LOCKED, Verdict
+from upgrade.outcome import EXIT_CODES, LOCKED, RefusedError, Verdict
 from upgrade.reconfigure import Reconfiguration, Reconfigured, apply
 
 ASK_SECONDS = 12.0
@@ -53,6 +53,11 @@ class Configuration:
 
     async def _take(self, say: Say, *, dry_run: bool, serving: Deploy | None) -> Reconfigured:
         site = self._site
+        if not site.has_controller:
+            raise RefusedError(
+                "cannot reconfigure: this replica follows no controller, so its configuration is "
+                "the container's environment; change that, and restart the container"
+            )
         say("asking for the current configuration")
         running = launches.load_deploy(site.layout)
         current = await asyncio.to_thread(site.controller().current_deploy, ASK_SECONDS)

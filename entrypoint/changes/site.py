@@ -156,9 +156,8 @@ class Site:
         except RunAgentError as error:
             serves = self.replica.facts.version
             return Outcome(
-                Verdict.UNCHANGED, f"{error}; nothing has changed", serves,
-                try_again=error.exit_code in PASSING,
-            )  # fmt: skip
+                Verdict.UNCHANGED, str(error), serves, try_again=error.exit_code in PASSING
+            )
 
     def end(self, verb: str, outcome: Outcome) -> Answer:
         """Say how a change ended: in the log, to PID 1, in `status`, and to who asked for it."""

@@ -124,6 +124,8 @@ class Targets:
             if has:  # an earlier version, to which the relup of the one that serves leads
                 return await self._decide_back(node, serving, version, what, slug, deploy)
             raise RefusedError(str(decided))
+        if not has:
+            await asyncio.to_thread(self._site.additions(serving.root).require_writable)
         notes = decided.notes + await asyncio.to_thread(_unraised, serving.root, slug.path)
         return Target(what, version, slug, deploy, down=False, placed=has, notes=notes)
 

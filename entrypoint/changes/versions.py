@@ -288,7 +288,8 @@ class Versions:
         """Return how a start in place starts the new version, its Procfile included."""
         facts = self._site.replica.facts
         name = facts.release or facts.app
-        folder = self._layout.deploys / entry.digest if entry.digest else root
+        of_slug = entry.digest is not None and facts.started is not None
+        folder = self._layout.deploys / str(entry.digest) if of_slug else root
         started = start.choose(
             release.identify(folder, name), self._layout.app, self._site.orders.command
         )
@@ -298,7 +299,7 @@ class Versions:
         if self._site.has_controller:
             return "a new container boots the controller's current deploy"
         if self._site.orders.verb == INIT:
-            return "a new container boots the release of its image"
+            return "a new container boots its image's release, unless /app is a volume that lasts"
         return "a new container boots the slug that SLUG_URL names"
 
     async def _remove_old(self, root: Path) -> tuple[str, ...]:

@@ -3,12 +3,14 @@
 import json
 import os
 import shlex
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from entrypoint import running
 from entrypoint.parser import Parser
 from entrypoint.session import open_session
+from run_agent import settings
 from run_agent.epmd import DEFAULT_PORT
 
 EXAMPLES = """\
@@ -20,6 +22,9 @@ Whoever has the cookie may do everything on the node. It is shown here since it 
 """
 
 LOOPBACK = "127.0.0.1"
+
+COLUMNS = 98
+"""To which what explains a command is wrapped; the commands themselves are to be pasted."""
 
 EXPLANATIONS = {
     "route": "make the node's address your own (Linux)",
@@ -62,10 +67,15 @@ def _facts(here: running.Running) -> dict[str, Any]:
 
 
 def _came_in_by(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return which address and port of ours this very session came in by; None without SSH."""
+    """Return which address and port of ours this very session came in by.
+
+    Without SSH that is no address, and the port at which the container's settings serve SSH.
+    """
     *_, address, port = ["", "", *environ.get("SSH_CONNECTION", "").split(" ")]
-    known = address and port.isdecimal()
-    return {"ssh_address": address if known else None, "ssh_port": int(port) if known else None}
+    if address and port.isdecimal():
+        return {"ssh_address": address, "ssh_port": int(port)}
+    serves = settings.load(environ, needs_controller=False).ssh_port
+    return {"ssh_address": None, "ssh_port": serves}
 
 
 def _commands(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -104,5 +114,6 @@ def _text(facts: Mapping[str, Any]) -> str:
         "On your own machine, with Erlang and both ports free (`epmd -kill` ends its own epmd):",
     ]
     for name, line in commands.items():
-        lines += ["", f"# {EXPLANATIONS[name]}", line]
+        explained = (f"# {words}" for words in textwrap.wrap(EXPLANATIONS[name], COLUMNS))
+        lines += ["", *explained, line]
     return "\n".join([*lines, "", f"In its menu Nodes, choose Connect Node: {facts['node']}"])

@@ -42,7 +42,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     for known in found["releases"]:
         serves = "  serves" if known["version"] == found["serves"] else ""
         yield f"  {known['name']} {known['version']:12} {known['status']:12}{serves}".rstrip()
-    yield "on the volume:"
+    yield "on the volume:" if found["deploys"] else "on the volume: none"
     for deploy in found["deploys"]:
         current = "  current" if deploy["current"] else ""
         good = f"ready {deploy['good_at']}" if deploy["good_at"] else "never ready"

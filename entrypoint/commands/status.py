@@ -83,7 +83,7 @@ def _nodes(nodes: Mapping[str, Any]) -> str:
     names, left_out = ", ".join(nodes["connected"]), nodes["count"] - len(nodes["connected"])
     more = f" and {left_out} more" if left_out else ""
     listed = f": {names}{more}" if names else ""
-    return f"{nodes['count']} connected at {nodes['asked_at']}{listed}{trouble}"
+    return f"{nodes['count']} connected (asked {nodes['asked_at']}){listed}{trouble}"
 
 
 def _change(change: Mapping[str, Any]) -> str:
@@ -101,8 +101,9 @@ def _ssh(ssh: Mapping[str, Any]) -> str:
     keys, door = ssh["keys"], ssh["door"]
     age = "never fetched" if keys["fetched_at"] is None else f"fetched {keys['age_seconds']} s ago"
     trouble = f"; {keys['problem']}" if keys["problem"] else ""
-    refused = f"; {door['penalised']} sources refused for now" if door["penalised"] else ""
-    return f"{door['logged_in']} logged in; {keys['keys']} keys, {age}{trouble}{refused}"
+    refused = f"; sources refused for now: {door['penalised']}" if door["penalised"] else ""
+    count = "1 key" if keys["keys"] == 1 else f"{keys['keys']} keys"
+    return f"{door['logged_in']} logged in; {count}, {age}{trouble}{refused}"
 
 
 def _pod(pod: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from entrypoint.commands import _changing
 from entrypoint.parser import Parser
@@ -50,10 +51,19 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the outcome for a program")
     given = parser.parse_args(arguments)
     slug = _from_stdin() if given.slug == "-" else given.slug
+    _refuse_path(slug or "")
     return _changing.carry_out(
         environ, "upgrade", _changing.verdict, as_json=given.json,
         version=given.version, slug=slug, force=given.force,
     )  # fmt: skip
+
+
+def _refuse_path(slug: str) -> None:
+    if slug.startswith(("/", ".")):
+        raise RunAgentError(
+            f"cannot upgrade to {slug}: --slug takes a URL; give {Path(slug).absolute().as_uri()}",
+            exit_code=os.EX_USAGE,
+        )
 
 
 def _from_stdin() -> str:

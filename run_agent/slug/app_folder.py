@@ -40,7 +40,8 @@ def require_release(layout: Layout) -> None:
     if not layout.app.is_dir():
         _refuse(
             f"CONTROLLER_URL=none runs the release at {layout.app}, and there is none: copy it "
-            "there when the image is built (COPY --from=build /src/_build/prod/rel/NAME /app)"
+            "there when the image is built (RUN rm /app, which is a link in our image; then "
+            "COPY --from=build /src/_build/prod/rel/NAME /app)"
         )
 
 

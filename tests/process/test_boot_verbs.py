@@ -113,11 +113,22 @@ def test_a_folder_with_nothing_usable_is_named(platform, tmp_path, content, said
 def test_without_a_controller_the_image_s_own_release_runs(platform, tmp_path):
     app = image(tmp_path / "root")
     replica = platform.boot(settings=NO_CONTROLLER, root=tmp_path / "root").until_ready()
-    assert replica.get("/readyz").body["deploy"] == "image"
+    body = replica.get("/readyz").body
+    assert body["deploy"] == "image"
+    replica.until_said(f"serving hello as {body['node']}, port {replica.environ['PORT']}")
     assert Path(f"/proc/{replica.release_pid}/cwd").readlink() == app
     assert trees(replica.root) == set()
     assert not (app / "releases").exists()
     assert replica.term().wait() == 0
+
+
+def test_without_a_controller_a_wrong_name_is_corrected_where_it_was_given(platform, tmp_path):
+    script = tmp_path / "root" / "app" / "bin" / "other"
+    script.parent.mkdir(parents=True)
+    script.touch(mode=0o755)
+    replica = platform.boot(settings=NO_CONTROLLER, root=tmp_path / "root")
+    assert replica.wait() == os.EX_CONFIG
+    assert replica.events("bin/hello is missing; its scripts are other: start it as `init other`")
 
 
 def test_without_a_controller_and_without_a_release_it_says_what_to_copy(platform):

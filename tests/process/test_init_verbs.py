@@ -146,8 +146,9 @@ def test_help_lists_every_verb(nowhere, word):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb(nowhere, verb):
-    asked = run_agent(verb, "--help", environ=nowhere)
+    asked = run_agent(verb, "--help", environ=nowhere | {"COLUMNS": "100"})
     assert asked.returncode == 0
+    assert max(map(len, asked.stdout.splitlines())) <= 100
     assert asked.stdout.startswith(f"usage: run-agent {verb}")
     assert "examples:" in asked.stdout
     assert asked.stderr == ""
@@ -160,8 +161,8 @@ def test_help_of_a_verb(nowhere, verb):
         (("exec",), "CMD is missing"),
         (("exec", "--"), "CMD is missing"),
         (("exec", "--no-such-option", "--", "true"), "unrecognized arguments: --no-such-option"),
-        (("init",), "APP"),
-        (("bootstrap", "hello"), "SLUG_URL"),
+        (("init",), "are required: APP;"),
+        (("bootstrap", "hello"), "are required: SLUG_URL;"),
         (("status", "extra"), "unrecognized arguments: extra"),
         (("drain", "--und"), "unrecognized arguments: --und"),
     ],

@@ -45,7 +45,8 @@ def say(client: subprocess.Popen, words: bytes) -> bytes:
 
 def test_no_port_is_open_where_nobody_tells_who_may_log_in(start, ports):
     port = ports.free()
-    start("sleep", "1000", settings={"SSH_PORT": str(port)}).until_ready()
+    replica = start("sleep", "1000", settings={"SSH_PORT": str(port)}).until_ready()
+    assert len(replica.events("SSH is off: nobody tells whose keys may log in")) == 1
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -62,6 +63,7 @@ def test_a_port_in_use_is_named(start, tmp_path, ports):
 
 def test_it_listens_on_ipv4_and_ipv6(opened):
     replica, key = opened
+    assert len(replica.events(f"SSH listens on port {replica.environ['SSH_PORT']}")) == 1
     for address in ("127.0.0.1", "::1"):
         assert ssh(replica, key, "--", "echo $SSH_CLIENT", address=address).stdout.startswith(
             f"{address} ".encode()

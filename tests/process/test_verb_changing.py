@@ -125,6 +125,13 @@ def test_a_program_gets_one_object_of_an_outcome(agent):
     assert json.loads(done.stdout).items() >= (DONE | {"exit": 0}).items()
 
 
+def test_a_path_is_told_its_url(agent):
+    with agent(succeeds) as environ:
+        done = run(environ, "upgrade", "--slug", "/no such.tar.gz")
+    assert done.returncode == 64
+    assert "--slug takes a URL; give file:///no%20such.tar.gz" in done.stderr
+
+
 def test_a_signed_url_can_come_by_stdin(agent):
     with agent(succeeds) as environ:
         done = run(environ, "upgrade", "--json", "--slug", "-", stdin=f"{URL}\n")

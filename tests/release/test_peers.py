@@ -167,7 +167,9 @@ def test_a_node_that_hangs_or_is_gone_is_said_within_the_deadline(hello):
         assert time.monotonic() - asked < QUICK_SECONDS
     assert f"cannot wait longer than 2 s for the node {hello.name}: it hangs" in hung["problem"]
     assert hung == before | {"problem": hung["problem"]}
-    assert _nodes(hung).startswith(f"1 connected at {before['asked_at']}: peer1@{HOST}; cannot")
+    assert _nodes(hung).startswith(
+        f"1 connected (asked {before['asked_at']}): peer1@{HOST}; cannot"
+    )
     until(lambda: refreshed(peers, replica)["problem"] is None, "the node does not go on")
     assert hello.process.poll() is None
     hello.process.kill()
@@ -302,7 +304,7 @@ def test_a_replica_waits_for_its_peers_once_and_shows_them(replica):
         until_probe_shows(replica, "peer1")
         shown = nodes(replica)
         assert (shown["count"], shown["connected"]) == (1, [f"peer1@{HOST}"])
-        line = f"  nodes    1 connected at {shown['asked_at'][:15]}"
+        line = f"  nodes    1 connected (asked {shown['asked_at'][:15]}"
         assert line in replica.verb("status").stdout
         replica.until_said(f"node peer1@{HOST} connected")
         before = replica.agent_pid

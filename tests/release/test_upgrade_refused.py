@@ -3,11 +3,13 @@
 import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
 
 from support import load, slugs, upgrade_slugs
+from support.need import need
 from support.platform import ask, current
 from support.upgrading import (
     NODE_SECONDS,
@@ -80,7 +82,7 @@ def test_what_cannot_be_done_in_place(platform, kind):
     untouched.require()
     ended = change(replica, "downgrade", "0.0.9")
     assert ended.verdict == (10, "refused", "0.1.0"), ended
-    assert "the node does not know 0.0.9; it can go back to no version" in ended.outcome["message"]
+    assert "there is no older version to go back to" in ended.outcome["message"]
     untouched.require()
     deploy(platform, kind, "0.2.0")
     assert change(replica, "upgrade", "0.2.0").verdict == (0, "done", "0.2.0")
@@ -182,6 +184,54 @@ def timed(replica):
     return ended, time.monotonic() - begun
 
 
+@pytest.fixture
+def read_only(request):
+    """Return what makes a folder read-only, as the root of a container may be."""
+
+    def remount(folder):
+        need(os.geteuid() == 0, "root, to mount")
+        bound = subprocess.run(
+            ("mount", "--bind", folder, folder), capture_output=True, check=False
+        )
+        need(bound.returncode == 0, f"no folder can be mounted here: {bound.stderr.decode()}")
+        request.addfinalizer(lambda: subprocess.run(("umount", "--lazy", folder), check=True))
+        subprocess.run(("mount", "-o", "remount,bind,ro", folder), check=True)
+
+    return remount
+
+
+def test_the_release_of_an_image_that_is_read_only(platform, tmp_path, read_only):
+    """Seen before anything is placed: nothing has to be taken away again."""
+    root = tmp_path / "image"
+    slugs.unpack(upgrade_slugs.slug("mix", "0.1.0"), root / "app")
+    read_only(root / "app")
+    settings = QUICK | {"CONTROLLER_URL": "none", "SECRET_KEY_BASE": "x" * 64}
+    replica = platform.boot(root=root, settings=settings).until_ready(NODE_SECONDS)
+    assert replica.verb("releases").stdout.endswith("\non the volume: none\n")
+    ended = change(replica, "upgrade", "--slug", upgrade_slugs.slug("mix", "0.2.0").as_uri())
+    assert ended.verdict == (10, "refused", "0.1.0"), ended
+    assert f"would go into {root}/app/releases, which is read-only" in ended.outcome["message"]
+    assert ended.outcome["notes"] == []
+    assert not replica.events("placing")
+
+
+@pytest.mark.parametrize("kind", ["mix", "relx"])
+def test_the_release_of_an_image_on_a_volume_stays_upgraded(platform, tmp_path, kind):
+    root = tmp_path / "image"
+    slugs.unpack(upgrade_slugs.slug(kind, "0.1.0"), root / "app")
+    settings = QUICK | {"CONTROLLER_URL": "none", "SECRET_KEY_BASE": "x" * 64}
+    replica = platform.boot(root=root, settings=settings).until_ready(NODE_SECONDS)
+    ended = change(replica, "upgrade", "--slug", upgrade_slugs.slug(kind, "0.2.0").as_uri())
+    assert ended.verdict == (0, "done", "0.2.0"), ended
+    os.kill(replica.release_pid, signal.SIGKILL)
+    assert replica.wait() == 137
+    again = platform.boot(root=root, settings=settings).until_ready(NODE_SECONDS)
+    assert serves(again) == "0.2.0"
+    ended = change(again, "downgrade", "0.1.0")
+    assert ended.verdict == (0, "done", "0.1.0"), ended
+    assert again.term().wait() == 0
+
+
 def test_the_release_of_an_image(platform, tmp_path):
     """It follows no controller; a slug goes in, until a new container."""
     root = tmp_path / "image"
@@ -193,7 +243,8 @@ def test_the_release_of_an_image(platform, tmp_path):
     assert "run-agent upgrade --slug URL" in ended.outcome["message"]
     ended = change(replica, "upgrade", "--slug", upgrade_slugs.slug("mix", "0.2.0").as_uri())
     assert ended.verdict == (0, "done", "0.2.0"), ended
-    assert "a new container boots the release of its image" in ended.outcome["notes"]
+    note = "a new container boots its image's release, unless /app is a volume that lasts"
+    assert note in ended.outcome["notes"]
     assert serves(replica) == "0.2.0"
     assert not (root / "app").is_symlink()
     ended = change(replica, "downgrade", "0.1.0")

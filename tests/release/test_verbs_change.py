@@ -186,7 +186,7 @@ def test_a_restart_in_place_is_asked_at_the_port_that_it_was_given(platform, con
 def test_without_a_controller_there_is_nothing_to_take(boot_image):
     done = verb(boot_image(), "reconfigure")
     assert done.returncode == 10
-    assert "follows no controller" in done.stderr
+    assert "its configuration is the container's environment; change that" in done.stderr
 
 
 @pytest.fixture

@@ -45,12 +45,14 @@ def test_a_shell_gives_erl_the_cookie_as_it_is(cookie):
     [
         ("10.0.0.1 5000 10.0.0.2 2222", "ssh -N -p 2222 … root@10.0.0.2"),
         ("2001:db8::1 5000 2001:db8::2 22", "ssh -N … root@2001:db8::2"),
-        ("scrambled", "ssh -N … root@HOST"),
-        (None, "ssh -N … root@HOST"),
+        ("scrambled", "ssh -N -p 2200 … root@HOST"),
+        (None, "ssh -N -p 2200 … root@HOST"),
     ],
 )
 def test_the_way_in_is_the_one_of_this_session_where_it_is_one_over_ssh(told, forward):
-    came = observer._came_in_by({} if told is None else {"SSH_CONNECTION": told})
+    came = observer._came_in_by(
+        {"SSH_PORT": "2200"} | ({} if told is None else {"SSH_CONNECTION": told})
+    )
     line = observer._commands(FACTS | came)["forward"]
     before, after = forward.split("…")
     assert line.startswith(f"{before}-L 127.0.0.1:4369")
@@ -66,4 +68,16 @@ def test_loopback_needs_no_route():
 def test_people_read_every_command_below_what_it_is_for():
     text = observer._text(FACTS)
     for name, line in observer._commands(FACTS).items():
-        assert f"# {observer.EXPLANATIONS[name]}\n{line}\n" in text
+        before, below, _ = text.partition(f"\n{line}\n")
+        assert below
+        said = before.rpartition("\n\n")[2].splitlines()
+        assert [words for words in said if not words.startswith("# ") or len(words) > 100] == []
+        assert " ".join(words.removeprefix("# ") for words in said) == observer.EXPLANATIONS[name]
+
+
+@pytest.mark.parametrize(("port", "option"), [("2222", "-p 2222 "), ("22", ""), ("none", "")])
+def test_without_ssh_the_way_in_is_the_port_that_serves_it(port, option):
+    came = observer._came_in_by({"SSH_PORT": port})
+    line = observer._commands(FACTS | came)["forward"]
+    assert line.startswith(f"ssh -N {option}-L 127.0.0.1:4369")
+    assert line.endswith("root@HOST")

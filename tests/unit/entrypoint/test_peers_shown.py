@@ -33,11 +33,11 @@ def test_of_many_nodes_the_first_are_kept_and_all_are_counted(node):
 @pytest.mark.parametrize(
     ("names", "known", "line"),
     [
-        ((), {}, f"0 connected at {AT}"),
-        (("a@b", "c@d"), {}, f"2 connected at {AT}: a@b, c@d"),
-        (("a@b",), {"problem": "it hangs"}, f"1 connected at {AT}: a@b; it hangs"),
-        ((), {"elsewhere": "port 5"}, f"0 connected at {AT}; port 5"),
-        ((), {"problem": "it hangs", "elsewhere": "port 5"}, f"0 connected at {AT}; it hangs"),
+        ((), {}, f"0 connected (asked {AT})"),
+        (("a@b", "c@d"), {}, f"2 connected (asked {AT}): a@b, c@d"),
+        (("a@b",), {"problem": "it hangs"}, f"1 connected (asked {AT}): a@b; it hangs"),
+        ((), {"elsewhere": "port 5"}, f"0 connected (asked {AT}); port 5"),
+        ((), {"problem": "it hangs", "elsewhere": "port 5"}, f"0 connected (asked {AT}); it hangs"),
         ((), {"answered_at": None, "problem": "it is down"}, "none known yet; it is down"),
         ((), {"answered_at": None}, "none known yet"),
     ],

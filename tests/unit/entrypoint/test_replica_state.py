@@ -55,6 +55,19 @@ def test_a_change_that_was_under_way_is_so_from_the_first_moment(replica):
     assert "change" not in heir.verdict()  # which everybody may read
 
 
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"release": "hello"}, "hello 0.1.0 as hello@10.0.0.1, port 4000"),
+        ({"release": "hello", "version": None, "port": None}, "hello as hello@10.0.0.1"),
+        ({"release": "hello", "node": None}, "hello 0.1.0, port 4000"),
+    ],
+)
+def test_what_serves_is_described_as_far_as_it_is_known(replica, facts, words):
+    replica.learn(**facts)
+    assert replica.facts.described() == words
+
+
 def test_a_drain_survives(replica):
     assert Replica.from_hello(hello(replica, draining=True), "hello").draining
 

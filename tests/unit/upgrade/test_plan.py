@@ -249,6 +249,12 @@ def test_the_relup_leads_down_too(upgraded):
     assert plan.decide_down(upgraded, "0.2.0", RELUP) == AlreadyThere()
 
 
+def test_where_there_is_no_older_version_that_is_said(running):
+    assert "there is no older version to go back to" in str(
+        plan.decide_down(running, "0.0.9", None)
+    )
+
+
 def test_a_way_down_without_a_way_up_is_said(upgraded):
     verdict = plan.decide_down(upgraded, "0.1.0", replace(RELUP, up_from={"0.2.0": False}))
     assert isinstance(verdict, Hot)

@@ -74,6 +74,20 @@ def test_a_slug_that_cannot_be_started_is_explained(slug, tmp_path, contents, co
     assert caught.value.exit_code == code
 
 
+@pytest.mark.parametrize(
+    ("scripts", "start_it"),
+    [
+        (("other",), "are other: start it as `init other`"),
+        (("a", "b"), "are a, b: start it as `init NAME`"),
+    ],
+)
+def test_a_name_that_was_an_argument_is_corrected_there(slug, scripts, start_it):
+    release = slug(BOOTED | {f"bin/{script}": "" for script in scripts})
+    with pytest.raises(RunAgentError) as caught:
+        start.choose(release, APP, named_by="init")
+    assert str(caught.value).endswith(start_it)
+
+
 def test_a_script_must_be_executable(slug, tmp_path):
     release = slug(MIX)
     (tmp_path / "bin/hello").chmod(0o644)
