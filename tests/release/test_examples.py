@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from support import by_hand, slugs
+from support.wait import until
 
 KINDS = ("relx", "mix", "distillery1", "distillery2")
 
@@ -123,16 +124,19 @@ def test_fault_orphans(kind, tmp_path, environment):
     orphans = []
     try:
         with by_hand.started(kind, by_hand.app(kind, tmp_path), environment) as hello:
-            orphans = [
-                p for p in psutil.process_iter(["name", "environ"]) if is_orphan(p, tmp_path)
-            ]
-            assert len(orphans) == 3
+            orphans = until(  # one that execs right now shows no environment
+                lambda: len(found := orphans_of(tmp_path)) == 3 and found, "three orphans"
+            )
             assert all(os.getsid(orphan.pid) == orphan.pid for orphan in orphans)
             assert hello.stop() == 0
         assert all(orphan.is_running() for orphan in orphans)
     finally:
         for orphan in orphans:
             orphan.kill()
+
+
+def orphans_of(mark: Path) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["name", "environ"]) if is_orphan(p, mark)]
 
 
 def is_orphan(process: psutil.Process, mark: Path) -> bool:

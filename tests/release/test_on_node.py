@@ -241,6 +241,15 @@ def test_a_rel_file_that_is_none_is_refused(hello, tmp_path):
     assert hello.statuses() == {"0.1.0": "permanent"}
 
 
+def test_a_releases_file_that_a_full_disk_has_cut_is_made_anew(hello):
+    rel_file, path = hello.place(), hello.tree / "releases" / "RELEASES"
+    for content in ("", "%% coding: utf-8\n", '[{release,"hello","0.1'):
+        path.write_text(content)
+        hello.ask(releases.set_unpacked, rel_file)
+        assert hello.statuses() == {"0.1.0": "permanent", "0.2.0": "unpacked"}
+        hello.ask(releases.remove, "0.2.0")
+
+
 def test_with_a_releases_file_that_says_something_else_nothing_is_done(hello):
     rel_file = hello.place()
     hello.ask(releases.set_unpacked, rel_file)

@@ -62,11 +62,14 @@ way(_) ->
 no_relup(Path) ->
     cannot("read ~ts: it is no relup; have the release built again", [Path]).
 
-%% See to it that RELEASES, which release_handler writes from what it has in memory, is whole.
+%% See to it that RELEASES, which release_handler writes from what it has in memory, is whole. Where
+%% it is missing, or a full disk has cut it, one release is all that can be written without guessing.
 sound() ->
     Path = filename:join(releases_folder(), "RELEASES"),
     case {file:consult(Path), known()} of
-        {{error, enoent}, [{Name, Version, _, permanent}]} ->
+        {{error, _}, [{Name, Version, _, permanent}]} ->
+            create(filename:dirname(Path), Name, Version);
+        {{ok, []}, [{Name, Version, _, permanent}]} ->
             create(filename:dirname(Path), Name, Version);
         {{ok, [Releases]}, Known} ->
             Written = lists:sort([element(3, Release) || Release <- Releases]),
