@@ -136,6 +136,7 @@ class Additions:
         """Have a start from this tree boot `version`; raises `RunAgentError` (74)."""
         path = self._releases / START
         with self._changing(f"have a start boot {version}"):
+            self._discard_half_written(path)
             erts = (_text(path) or "").split()[:1]
             content = " ".join([*erts, version])
             if erts and _text(path) != content:
@@ -203,11 +204,17 @@ class Additions:
 
     def _put_back(self, name: str, record: _Record) -> None:
         path, original = self._releases / name, record.originals[name]
+        self._discard_half_written(path)
         if original is None:
             path.unlink(missing_ok=True)
         elif _text(path) != original:
             content = original.encode(errors="surrogateescape")
             files.atomic_write(path, content, mode=0o644, fsync=True)
+
+    def _discard_half_written(self, path: Path) -> None:
+        """Remove what an agent that was killed has left of a file that it was replacing."""
+        for left in path.parent.glob(f".{path.name}.*.new"):
+            left.unlink(missing_ok=True)
 
     def _put_configurations_back(self) -> None:
         """Undo what an install leaves that ended with the VM (`erl/run_agent_install.erl`)."""

@@ -207,6 +207,18 @@ def test_the_boot_version_alone_can_be_put_back(old, new, additions):
     assert additions.digest_of("0.2.0") == "b"
 
 
+@pytest.mark.parametrize("step", ["put_back_start", "start_from"])
+def test_what_a_killed_agent_had_half_written_goes(old, new, additions, step):
+    additions.place(new, "0.2.0", digest="b")
+    left = old / "releases" / ".start_erl.data.038a824adc80.new"
+    left.write_text("13.")
+    if step == "start_from":
+        additions.start_from("0.2.0")
+    else:
+        additions.put_back_start()
+    assert not left.exists()
+
+
 def test_a_version_that_is_there_is_refused(tmp_path, old, new, additions):
     additions.place(new, "0.2.0", digest="b")
     before = whole(old)
