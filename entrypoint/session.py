@@ -4,7 +4,6 @@ The same from an SSH session, from `kubectl exec` and from a script: what the re
 with is read from the run folder. Imports little, since `run-agent shell` is a shell's start.
 """
 
-import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from entrypoint import launch as launches
+from run_agent import oom
 from run_agent.errors import RunAgentError
 from run_agent.model import Layout
 from run_agent.session_path import session_path
@@ -36,9 +36,6 @@ what PID 1 knows the processes of an SSH session."""
 
 BASH = "/bin/bash"
 """Not from the PATH, which belongs to the user's configuration."""
-
-OOM_SCORE_ADJ = 500
-"""Whoever looks at a release that is short of memory is to be killed before it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ def become(argv: tuple[str, ...], session: Session) -> NoReturn:
         os.chdir(session.cwd)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)  # Python ignores them, and that is inherited
-        _be_killed_first()
+        oom.volunteer()
         os.execvpe(argv[0], argv, dict(session.env))
     except OSError as error:
         code = 127 if isinstance(error, FileNotFoundError) else 126
@@ -95,11 +92,3 @@ def become(argv: tuple[str, ...], session: Session) -> NoReturn:
             "is it on the release's PATH? see `run-agent shell -- env`",
             exit_code=code,
         ) from error
-
-
-def _be_killed_first() -> None:
-    """Raise our score with the kernel's OOM killer, unless it is as high (proc(5))."""
-    score = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError):
-        if int(score.read_bytes()) < OOM_SCORE_ADJ:
-            score.write_text(str(OOM_SCORE_ADJ))

@@ -22,13 +22,10 @@ from urllib.parse import quote
 
 from urllib3.exceptions import HTTPError
 
-from run_agent import __version__
+from run_agent import __version__, oom
 from run_agent.cluster import messages, objects
 from run_agent.cluster.account import Account
 from run_agent.cluster.messages import REPORT, Request, Result
-
-OOM_SCORE_ADJ = 500
-"""Rather this process than the app (DESIGN.md, Processes)."""
 
 NICENESS = 10
 """The app comes first, where nothing is urgent."""
@@ -86,7 +83,7 @@ class _Answer:
 
 def main() -> int:
     """Tell what is asked for; return the exit code."""
-    _volunteer_for_the_oom_killer()
+    oom.volunteer()
     signal.signal(signal.SIGALRM, _be_late)
     request = messages.parse_request(sys.stdin.buffer.read())
     if not request.is_urgent:
@@ -255,11 +252,6 @@ def _within(seconds: float) -> Iterator[None]:
 
 def _be_late(_number: int, _frame: object) -> NoReturn:
     raise _LateError
-
-
-def _volunteer_for_the_oom_killer() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ), encoding="ascii")
 
 
 if __name__ == "__main__":

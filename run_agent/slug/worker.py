@@ -5,7 +5,6 @@ that its memory goes back and that nothing in a slug can hurt the agent. It ends
 files removed, on TERM and when stdin ends: no worker outlives its agent.
 """
 
-import contextlib
 import logging
 import os
 import signal
@@ -13,15 +12,12 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import NoReturn
 
+from run_agent import oom
 from run_agent.errors import RunAgentError, UnavailableError
 from run_agent.slug import messages, pipeline
 from run_agent.storage import http as _preloaded  # noqa: F401 - while the agent asks for the URL
-
-OOM_SCORE_ADJ = 500
-"""Rather this process than the app (DESIGN.md, Processes)."""
 
 LEAVE_SECONDS = 10.0
 """How long the clean-up may take after stdin has ended: milliseconds are usual, seconds were seen
@@ -60,7 +56,7 @@ class _Voice(logging.Handler):
 
 def main() -> int:
     """Fetch what is asked for; return the exit code."""
-    _volunteer_for_the_oom_killer()
+    oom.volunteer()
     signal.signal(signal.SIGTERM, _stop)
     voice = _Voice()
     logging.getLogger("run_agent").addHandler(voice)
@@ -113,11 +109,6 @@ def _amount(progress: messages.Progress | None) -> str:
         return "nothing had come"
     of = f" of {progress.total / 1e6:.1f}" if progress.total else ""
     return f"{progress.bytes / 1e6:.1f}{of} MB had come"
-
-
-def _volunteer_for_the_oom_killer() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ), encoding="ascii")
 
 
 def _stop(_number: int, _frame: object) -> NoReturn:
