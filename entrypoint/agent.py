@@ -55,7 +55,10 @@ def main(argv: list[str]) -> int:
         log.error("%s", error)
         loop.run_until_complete(agent.last_words(error))
         return error.exit_code
-    except Exception:
+    except Exception as error:
+        if _wanted_a_thread(error):
+            log.error("cannot start a thread: raise the container's limit of processes or memory")
+            return os.EX_OSERR
         log.exception("cannot go on: a bug in run-agent; please report it with this trace")
         return os.EX_SOFTWARE
 
@@ -283,6 +286,13 @@ class Agent:
                 exit_code=os.EX_UNAVAILABLE,
             )
         return Answer(await self._ssh.keys.refresh())
+
+
+def _wanted_a_thread(error: BaseException) -> bool:
+    """Whether only pthread_create(3) failed; Python tells so by its message alone."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_wanted_a_thread(each) for each in error.exceptions)
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 def _inherited(descriptor: int) -> socket.socket:

@@ -230,9 +230,10 @@ def test_a_limit_of_processes_cannot_end_the_release(boot):
     """Without a process to spare no agent can be started, until there is one again."""
     with cgroup.group("pids") as folder:
         replica = boot("sleep", "600", wrapper=cgroup.entered(folder)).until_ready()
-        (folder / "pids.max").write_text("2")  # as many as will be left
         agent = replica.agent_pid
-        os.kill(agent, signal.SIGKILL)
+        (folder / "pids.max").write_text("2")  # as many as will be left
+        with suppress(ProcessLookupError):  # where it wanted a thread, it has ended by itself
+            os.kill(agent, signal.SIGKILL)
         replica.until_said("cannot start the agent (Resource temporarily unavailable)")
         assert replica.get("/livez").status == 200
         assert replica.is_ready()
@@ -240,6 +241,22 @@ def test_a_limit_of_processes_cannot_end_the_release(boot):
         assert until_back(replica, agent)["ready"]
         assert len(replica.events("release started")) == 1
         assert replica.term().wait() == 143
+
+
+def test_at_a_limit_of_processes_its_own_end_is_named_and_the_release_serves_on(boot):
+    """As many as it takes to start all three, and none for a thread of the agent."""
+    with cgroup.group("pids") as folder:
+        (folder / "pids.max").write_text("3")
+        replica = boot("sleep", "600", wrapper=cgroup.entered(folder)).until_ready()
+        said = replica.until_said("cannot start a thread")
+        assert said["message"].endswith("raise the container's limit of processes or memory")
+        assert said["severity"] == "ERROR"
+        replica.until_said("agent ended with exit code 71; starting it again in")
+        assert (replica.get("/livez").status, replica.is_ready()) == (200, True)
+        (folder / "pids.max").write_text("max")
+        assert until_back(replica, None)["ready"]
+        assert len(replica.events("release started")) == 1
+        assert replica.events("a bug in run-agent") == []
 
 
 def test_one_that_hangs_is_killed_and_another_one_takes_over(boot):

@@ -100,7 +100,9 @@ class Replica:
 
     def _running_release(self) -> int | None:
         started = self.events("release started")
-        return self.outside(started[-1]["release_pid"]) if started else None
+        found = self.outside(started[-1]["release_pid"]) if started else None
+        # until it has become the program, the child shows what PID 1 has and is
+        return found if found and _command(found) not in {"", _command(self.pid)} else None
 
     @property
     def agent_pid(self) -> int:
