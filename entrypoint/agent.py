@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from entrypoint import boot, control, programs
@@ -112,6 +113,7 @@ class Agent:
         self._peers = Peers(self._options, self._replica, self._publish)
         verbs = {
             "status": self._status,
+            "settings": self._settings,
             "drain": self._drain,
             "keys-refresh": self._refresh_keys,
             **{verb: self._change(verb) for verb in CHANGES},
@@ -269,6 +271,9 @@ class Agent:
             "pod": self._pod.status() if self._pod else None,
         }
         return Answer(self._replica.status() | shown)
+
+    async def _settings(self, _: Mapping[str, Any], __: control.Tell) -> Answer:
+        return Answer({"settings": [asdict(row) for row in settings.shown(os.environ)]})
 
     async def _drain(self, arguments: Mapping[str, Any], _: control.Tell) -> Answer:
         self._replica.draining = not arguments.get("undo", False)

@@ -19,6 +19,7 @@ VERBS = {
     "job": "run one command on the app's current deploy, in a container of its own",
     "distillery_job": "the same for a command of the release's own script",
     "status": "show what runs here and whether it is ready",
+    "settings": "show every setting, what it does, and what it is here",
     "drain": "take this replica out of service, or back in",
     "keys": "fetch the SSH keys now (keys refresh)",
     "remote_console": "open a console on the running node",
@@ -87,7 +88,7 @@ def _print_help() -> None:
     for verb, what in VERBS.items():
         print(f"  {verb:{width}}  {what}")
     print("\n`run-agent VERB --help` explains one verb. Settings come from the environment:")
-    print("docs/settings.md. A dash and an underscore are the same in a verb.")
+    print("`run-agent settings` explains them. A dash and an underscore are the same in a verb.")
 
 
 if __name__ == "__main__":

@@ -475,6 +475,14 @@ class Settings:
         "The namespace of our pod. Default: the service account's.",
         ours=False,
     )
+    pod_uid: str | None = _setting(
+        "POD_UID",
+        _text,
+        None,
+        "The uid of our pod. Without it our Events name it only where the account may patch the "
+        "pod, and `kubectl describe pod` may leave out those that do not.",
+        ours=False,
+    )
     follow: str = _setting(
         "FOLLOW",
         _one_of("none", "hot"),
@@ -559,10 +567,13 @@ def layout_of(environ: Mapping[str, str]) -> Layout:
 
 
 def _problem(row: Mapping[str, Any], raw: str, problem: ValueError) -> str:
-    # Neither a secret is echoed nor a URL that may hold one.
-    secret = row["parse"] in {_secret, _cookie} or "@" in raw or "?" in raw
-    shown = "" if secret else f"={raw!r}"
+    shown = "" if _is_private(row, raw) else f"={raw!r}"
     return f"{row['name']}{shown} {problem}"
+
+
+def _is_private(row: Mapping[str, Any], raw: str) -> bool:
+    """Whether `raw` is not to be echoed: a secret, or a URL that may hold one."""
+    return row["parse"] in {_secret, _cookie} or "@" in raw or "?" in raw
 
 
 def _contradictions(values: Mapping[str, Any], *, needs_controller: bool) -> list[str]:
@@ -597,22 +608,42 @@ def _contradictions(values: Mapping[str, Any], *, needs_controller: bool) -> lis
     return problems
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A setting as people are shown it: `value` is what `environ` gives, None where it does not."""
+
+    name: str
+    value: str | None
+    default: str | None
+    what: str
+    passed_on: bool
+    """Whether the release sees the variable as well."""
+
+
+def shown(environ: Mapping[str, str]) -> list[Shown]:
+    """Return every setting in the table's order; a value that may be secret is `***`."""
+    return [_shown(row.metadata, environ.get(row.metadata["name"])) for row in fields(Settings)]
+
+
+def _shown(row: Mapping[str, Any], raw: str | None) -> Shown:
+    value = "***" if raw and _is_private(row, raw) else raw or None
+    return Shown(row["name"], value, row["default"], row["doc"], passed_on=not row["ours"])
+
+
 def markdown() -> str:
     """Render `docs/settings.md`."""
     lines = [
         "# Settings",
         "",
         "Read once from the environment at start, all of them validated together. An empty",
-        "variable counts as absent. Generated from `run_agent/settings.py` by `make docs`;",
-        "do not edit.",
+        "variable counts as absent. `run-agent settings` shows the same with the values of the",
+        "replica that runs. Generated from `run_agent/settings.py` by `make docs`; do not edit.",
         "",
         "| setting | default | what it does | the release sees it |",
         "|---|---|---|---|",
     ]
-    for row in fields(Settings):
-        meta = row.metadata
-        default = f"`{meta['default']}`" if meta["default"] else ""
-        seen = "" if meta["ours"] else "yes"
-        doc = meta["doc"].replace("|", "\\|")
-        lines.append(f"| `{meta['name']}` | {default} | {doc} | {seen} |")
+    for row in shown({}):
+        default = f"`{row.default}`" if row.default else ""
+        what = row.what.replace("|", "\\|")
+        lines.append(f"| `{row.name}` | {default} | {what} | {'yes' if row.passed_on else ''} |")
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from run_agent import __version__
 from support import images, small_slugs
 from support.containers import Container
 from support.house import PACKAGES, ROOT
+from support.wait import until
 
 PYTHON = "/opt/run-agent/bin/python"
 
@@ -103,6 +104,21 @@ def test_how_it_is_started(about):
     assert config["ExposedPorts"].keys() == {"4000/tcp", "22/tcp"}
     assert config["User"] == "root"
     assert not config.get("Volumes")
+
+
+def test_a_base_for_another_program_can_be_built_on(image, tmp_path):
+    says = 'USER 1000\nWORKDIR /app\nSTOPSIGNAL SIGQUIT\nENTRYPOINT ["false"]'
+    base = images.derive("odd-base", says, tmp_path, of=images.base())
+    made = f"{base}-built"
+    try:
+        images.build(made, f"--build-arg=BASE_IMAGE={base}")
+        with Container("exec", "sh", "-c", "id -u; pwd; exec sleep 600", image=made) as container:
+            container.until('"ready"')
+            until(lambda: container.stdout.read_text() == "0\n/\n", container.stdout.read_text)
+            assert container.stop() == 143
+    finally:
+        for tag in (made, base):
+            images.remove(tag)
 
 
 def test_its_health_is_asked_for_in_exec_form(about):

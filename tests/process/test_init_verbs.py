@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from entrypoint.cli import VERBS
-from run_agent import __version__
+from run_agent import __version__, settings
 from support.replica import environment, run_agent
 from support.wait import until
 
@@ -113,6 +113,52 @@ def test_a_dash_is_no_option_of_ours_after_the_command_begins(shared):
 @pytest.fixture
 def shared(start):
     return start("sleep", "600").until_ready()
+
+
+SETTINGS_OF_ITS_OWN = {"LOG_FORMAT": "json", "APP_KEY": "s3cret", "RESTART": "never"}
+
+
+def test_settings_are_those_of_the_replica(boot):
+    replica = boot("sleep", "600", settings=SETTINGS_OF_ITS_OWN).until_ready()
+    elsewhere = environment(replica.root) | {"DRAIN_SECONDS": "no"}  # a session has its own
+    asked = replica.verb("settings", "--json", env=elsewhere, wrapper=inside(replica), check=True)
+    shown = {row["name"]: row for row in json.loads(asked.stdout)["settings"]}
+    assert shown["APP_KEY"]["value"] == "***"
+    assert shown["DRAIN_SECONDS"]["value"] == replica.environ["DRAIN_SECONDS"]
+    assert (shown["LOG_FORMAT"]["value"], shown["LOG_FORMAT"]["default"]) == ("json", "json")
+    assert (shown["FOLLOW"]["value"], shown["FOLLOW"]["default"]) == (None, "none")
+    assert (shown["PORT"]["passed_on"], shown["RESTART"]["passed_on"]) == (True, False)
+    assert "s3cret" not in asked.stdout
+
+
+def test_settings_for_a_person(nowhere):
+    given = {"CONTROLLER_URL": "none", "DRAIN_SECONDS": "7", "SSH_PORT": "none"}
+    asked = run_agent("settings", environ=nowhere | given, check=True)
+    names = [line.partition("=")[0].split()[0] for line in asked.stdout.splitlines()
+             if line and not line.startswith(" ")]  # fmt: skip
+    assert names == [row.name for row in settings.shown({})]
+    assert "DRAIN_SECONDS=7 (default 5)\n    How long a stop keeps serving" in asked.stdout
+    assert "\nRESTART=never\n" in asked.stdout
+    assert "\nDIST_PORT is not set\n" in asked.stdout
+    assert max(map(len, asked.stdout.splitlines())) <= 100
+
+
+def test_settings_with_a_word_are_those_with_it_in_their_name(nowhere):
+    given = nowhere | {"CONTROLLER_URL": "none"}
+    asked = run_agent("settings", "penalty", "--json", environ=given, check=True)
+    names = [row["name"] for row in json.loads(asked.stdout)["settings"]]
+    assert names == ["SSH_PENALTY_SECONDS", "SSH_PENALTY_MAX_SECONDS", "SSH_PENALTY_EXEMPT"]
+    asked = run_agent("settings", "nonsense", environ=given)
+    assert asked.returncode == os.EX_USAGE
+    assert asked.stderr.startswith("run-agent: cannot find a setting with 'nonsense' in its name")
+
+
+def test_settings_that_would_not_start_are_shown_and_end_with_78(nowhere):
+    given = {"CONTROLLER_URL": "none", "GRACE_SECONDS": "soon"}
+    asked = run_agent("settings", "grace", environ=nowhere | given)
+    assert asked.returncode == os.EX_CONFIG
+    assert "GRACE_SECONDS=soon (default 25)" in asked.stdout
+    assert "GRACE_SECONDS='soon' must be a number of seconds" in asked.stderr
 
 
 def test_shell_before_anything_was_started(nowhere):
