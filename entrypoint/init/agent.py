@@ -75,7 +75,7 @@ class Agent:
                 env=os.environ,
                 keep=(link, control, *ssh),
                 redirect={0: self._devnull, 1: 2},  # stdout is the app's
-                oom_score_adj=OOM_SCORE_ADJ,
+                raise_oom_score=OOM_SCORE_ADJ,
                 session=True,
             )  # fmt: skip
         return ours

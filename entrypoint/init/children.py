@@ -13,6 +13,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 KILL_ROUNDS = 10
 
+MOST_OOM_SCORE = 1000
+"""proc(5), oom_score_adj."""
+
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
 """The shell's exit codes (POSIX 2.8.2) for a program that cannot be executed or is missing."""
 
@@ -35,7 +38,7 @@ def spawn(  # noqa: PLR0913 - what a start may want; all but two have defaults
     cwd: str | None = None,
     keep: Iterable[int] = (),
     redirect: Mapping[int, int] | None = None,
-    oom_score_adj: int = 0,
+    raise_oom_score: int = 0,
     terminal: bool = False,
     session: bool = False,
     files: tuple[int, int] | None = None,
@@ -45,15 +48,15 @@ def spawn(  # noqa: PLR0913 - what a start may want; all but two have defaults
     `keep` are descriptors it inherits, `redirect` maps its descriptors to ours. `terminal` makes
     its group the foreground of the terminal that it shares with us; together with `session`, the
     terminal at its descriptor 0 becomes its own. `files` are its limits of open files, soft and
-    hard, in the place of ours. What fails after the fork is told on stderr by the child, which
-    ends with 127 (not found) or 126.
+    hard, in the place of ours. With `raise_oom_score` the kernel takes it before us. What fails
+    after the fork is told on stderr by the child, which ends with 127 (not found) or 126.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
             os.setsid() if session else os.setpgid(0, 0)
-            _become(argv, env, cwd, keep, redirect or {}, oom_score_adj,
+            _become(argv, env, cwd, keep, redirect or {}, raise_oom_score,
                     terminal=terminal, session=session, files=files)  # fmt: skip
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -71,7 +74,7 @@ def _become(  # noqa: PLR0913 - as above
     cwd: str | None,
     keep: Iterable[int],
     redirect: Mapping[int, int],
-    oom_score_adj: int,
+    raise_oom_score: int,
     *,
     terminal: bool,
     session: bool,
@@ -81,8 +84,8 @@ def _become(  # noqa: PLR0913 - as above
     try:
         if terminal and not session:
             os.tcsetpgrp(0, os.getpid())  # SIGTTOU is blocked here
-        if oom_score_adj:
-            _set_oom_score(oom_score_adj)
+        if raise_oom_score:
+            _raise_oom_score(raise_oom_score)
         for target, source in redirect.items():
             os.dup2(source, target)
         if terminal and session:
@@ -112,10 +115,13 @@ def _limit_files(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def _set_oom_score(adjustment: int) -> None:
+def _raise_oom_score(by: int) -> None:
+    """Put it above ours: what we have is the container's, and may be near the most (proc(5))."""
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(adjustment))
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            score = min(int(file.read()) + by, MOST_OOM_SCORE)
+            file.seek(0)
+            file.write(str(score))
     except OSError:
         pass  # a hint to the kernel; a sandbox without /proc does without
 

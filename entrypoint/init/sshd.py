@@ -65,7 +65,7 @@ class Sshd:
                 env=os.environ,
                 keep=(self._listener.fileno(),),
                 redirect={0: self._devnull, 1: 2},  # stdout is the app's
-                oom_score_adj=OOM_SCORE_ADJ,
+                raise_oom_score=OOM_SCORE_ADJ,
                 session=True,
             )  # fmt: skip
         except OSError as error:

@@ -232,7 +232,10 @@ def test_a_loop_that_ends_takes_the_worker_with_it(server, volume):
 
 
 def test_it_is_the_first_to_go_when_memory_is_short(worker):
-    assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text() == "500\n"
+    own, workers = (
+        int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (os.getpid(), worker.pid)
+    )
+    assert workers == min(own + 500, 1000)
 
 
 def test_the_url_is_nowhere_to_be_seen(server, volume, worker):
@@ -277,7 +280,7 @@ print(json.dumps([volume.trees.prune(set()), sorted(volume.left())]))
 """
 
 
-def test_read_only_folders_come_and_go_without_root_s_rights(server, tmp_path):
+def test_read_only_folders_come_and_go_without_root_s_rights(server):
     need(os.geteuid() == 0, "only root can become somebody else")
     server.put(
         PATH,
@@ -290,18 +293,15 @@ def test_read_only_folders_come_and_go_without_root_s_rights(server, tmp_path):
             ]
         ),
     )
-    root = tmp_path / "root"
-    root.mkdir()
-    os.chown(root, 65534, 65534)
-    for folder in [tmp_path, *tmp_path.parents][:4]:
-        folder.chmod(folder.stat().st_mode | 0o055)
     tests = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [*AS_NOBODY, sys.executable, "-c", SCRIPT, server.url(PATH), root],
-        env={"PYTHONPATH": tests, "NO_PROXY": "*"},
-        capture_output=True,
-        check=False,
-    )
+    with quick_folder() as root:  # pytest's own are root's alone: another run closes them again
+        os.chown(root, 65534, 65534)
+        done = subprocess.run(
+            [*AS_NOBODY, sys.executable, "-c", SCRIPT, server.url(PATH), root],
+            env={"PYTHONPATH": tests, "NO_PROXY": "*"},
+            capture_output=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr.decode()
     first, second = map(json.loads, done.stdout.splitlines())
     assert first == ["0o555", []]

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -33,6 +34,7 @@ def console(opened):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=client_environ(),
     ) as client:  # fmt: skip
         client.pid_of_cat = int(client.stdout.readline())
+        assert say(client, b"are you cat?") == b"are you cat?"  # no longer about to become it
         yield client
         client.kill()
 
@@ -84,10 +86,10 @@ def test_no_daemon_runs_until_somebody_speaks(start, tmp_path, ports):
 def test_the_daemon_goes_when_nobody_is_there_and_comes_again(start, tmp_path, ports):
     key, settings = key_and_settings(tmp_path, ports)
     replica = start("sleep", "1000", settings=settings | {"SSH_IDLE_SECONDS": "1"})
-    first = daemon(until_open(replica, key))
+    first = ssh(until_open(replica, key), key, "--", "echo $PPID").stdout
     until(lambda: daemon(replica) is None, lambda: f"the daemon stays: {replica.log}")
-    assert ssh(replica, key, "--", "echo again").stdout == b"again\n"
-    assert daemon(replica) not in {None, first}
+    again = ssh(replica, key, "--", "echo $PPID").stdout
+    assert int(first) != int(again)
     assert not replica.events("SSH daemon ended")
 
 
@@ -138,13 +140,13 @@ def test_the_kernel_takes_sessions_before_the_release(opened, console):
     replica, _ = opened
     scores = {"daemon": daemon(replica), "session": replica.outside(console.pid_of_cat)}
     scores = {name: _oom_score(pid) for name, pid in scores.items()}
-    assert scores == {"daemon": 500, "session": 500}
-    assert _oom_score(replica.release_pid) < 500
+    above = _oom_score(replica.release_pid) + 500
+    assert scores == {"daemon": above, "session": above}
 
 
 def test_the_daemon_knows_no_socket_but_its_own(opened, console):
     replica, _ = opened
-    links = [str(link.readlink()) for link in Path(f"/proc/{daemon(replica)}/fd").iterdir()]
+    links = _descriptors(daemon(replica)).values()
     listeners = {f"socket:[{inode}]" for inode in _listening(int(replica.environ["SSH_PORT"]))}
     assert listeners
     assert not listeners & set(links)
@@ -162,8 +164,8 @@ def test_what_is_restarted_inherits_nothing_of_the_agents(start, tmp_path, ports
     key, settings = key_and_settings(tmp_path, ports)
     replica = until_open(start("sleep", "1000", settings=settings), key)
     for pid in (replica.agent_pid, daemon(replica)):
-        flags = [_flags(pid, link.name) for link in Path(f"/proc/{pid}/fd").iterdir()
-                 if "socket:" in str(link.readlink())]  # fmt: skip
+        sockets = [name for name, what in _descriptors(pid).items() if "socket:" in what]
+        flags = [flag for name in sockets if (flag := _flags(pid, name)) is not None]
         assert flags
         assert all(flag & os.O_CLOEXEC for flag in flags)
 
@@ -196,7 +198,8 @@ def test_an_epmd_outlives_the_session_and_the_daemon_that_it_came_from(opened, p
         until(lambda: _answers(epmd), lambda: f"no port mapper: {replica.log}")
         os.kill(daemon(replica), signal.SIGKILL)
         assert replica.until_said("the SSH daemon ended with exit code 137")
-        assert ssh(replica, key, "--", "true").returncode == 0
+        # PID 1 says so first, and then turns away who waits: a daemon that dies young
+        until_open(replica, key)
         assert _answers(epmd)
     finally:
         subprocess.run([*epmd.split(), "-kill"], check=False, capture_output=True)
@@ -214,12 +217,22 @@ def _answers(epmd: str) -> bool:
     )
 
 
-def _flags(pid: int, descriptor: str) -> int:
-    """Return how a descriptor was opened (proc(5), fdinfo)."""
-    for line in Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().splitlines():
-        if line.startswith("flags:"):
-            return int(line.split()[1], 8)
-    raise ValueError(descriptor)
+def _descriptors(pid: int) -> dict[str, str]:
+    """Return what each descriptor leads to; one that is closed meanwhile is left out."""
+    found = {}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found[link.name] = str(link.readlink())
+    return found
+
+
+def _flags(pid: int, descriptor: str) -> int | None:
+    """Return how a descriptor was opened (proc(5), fdinfo); None where it is closed by now."""
+    with suppress(FileNotFoundError):
+        for line in Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().splitlines():
+            if line.startswith("flags:"):
+                return int(line.split()[1], 8)
+    return None
 
 
 def _running(replica, command: str) -> list[int]:

@@ -51,8 +51,8 @@ def console(replica):
 def beam_pid(replica) -> str:
     """Return the VM's process, which the release's start script may have started."""
     release = psutil.Process(replica.release_pid)
-    found = [p for p in (release, *release.children(recursive=True)) if "beam" in p.name()]
-    return str(found[0].pid)
+    processes = (release, *release.children(recursive=True))
+    return str(next(process.pid for process in processes if "beam" in process.name()))
 
 
 def test_the_node_answers_at_the_prompt_and_survives_every_end_of_a_console(replica, kind):
@@ -112,5 +112,8 @@ def test_whoever_looks_is_killed_before_the_release_when_memory_is_short(platfor
     replica = platform.boot().until_ready(60)
     with console(replica) as opened:
         opened.until_shown(ERLANG)
-        score = int(Path(f"/proc/{opened.process.pid}/oom_score_adj").read_text())
-    assert score == 500 > int(Path(f"/proc/{replica.release_pid}/oom_score_adj").read_text())
+        console_s, release_s = (
+            int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+            for pid in (opened.process.pid, replica.release_pid)
+        )
+    assert console_s == release_s + 500
