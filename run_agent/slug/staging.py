@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 FETCHING = ".fetching-"
 REMOVED = ".removed-"
+
+WRITTEN_SECONDS = 3600.0
+"""After so long nobody writes a small file any more, however slow the disk is."""
 
 _OWNER = 0o700
 
@@ -72,12 +76,17 @@ def discard(tree: Path) -> None:
 
 
 def sweep(deploys: Path) -> None:
-    """Remove what earlier processes left half done; call it with the lock."""
+    """Remove what earlier processes left half done; call it with the lock.
+
+    Records are written without it: a file that is to be one may be somebody's who lives.
+    """
     for prefix in (FETCHING, REMOVED):
         for path in deploys.glob(f"{prefix}*"):
             remove(path)
     for path in deploys.glob(".*.new"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > WRITTEN_SECONDS:
+                path.unlink()
 
 
 def remove(path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from run_agent.files import atomic_write
 from run_agent.slug import staging
 
 
@@ -87,8 +88,15 @@ def test_only_temporary_names_are_swept(tmp_path):
     for name in (".fetching-1", ".removed-1", "tree", ".other"):
         (tmp_path / name / "inner").mkdir(parents=True)
     (tmp_path / ".record.json.abc.new").write_text("x")
+    os.utime(tmp_path / ".record.json.abc.new", (0, 0))
     staging.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other", "tree"]
+
+
+def test_a_record_that_is_being_written_is_not_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: staging.sweep(tmp_path))
+    atomic_write(tmp_path / "record.json", b"{}", fsync=True)
+    assert (tmp_path / "record.json").read_bytes() == b"{}"
 
 
 def test_the_lock_is_exclusive_and_ends_with_the_block(tmp_path):
