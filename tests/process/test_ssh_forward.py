@@ -27,6 +27,7 @@ from run_agent.ssh.daemon.forwards import destination, forward, look_ups
 from run_agent.ssh.daemon.forwards.forward import Forwards
 from run_agent.ssh.daemon.site import Login
 from support.need import need
+from support.ports import Ports
 from support.ssh import OPTIONS, Key, make_key
 from support.wait import PATIENCE_SECONDS, POLL_SECONDS
 
@@ -72,8 +73,10 @@ class Connection(asyncssh.SSHServer):
 class Server:
     """An SSH server with forwards only, and its log."""
 
-    def __init__(self, folder, user_key: Key, records: list[logging.LogRecord]) -> None:
-        self.folder, self.user_key, self.records = folder, user_key, records
+    def __init__(
+        self, folder, user_key: Key, records: list[logging.LogRecord], ports: Ports
+    ) -> None:
+        self.folder, self.user_key, self.records, self.ports = folder, user_key, records, ports
         self.key = AuthorizedKey("ssh-ed25519", b"", comment="alice")
         self.audit = Audit()
         self.connections: list[Connection] = []
@@ -139,8 +142,7 @@ class Server:
     @contextlib.asynccontextmanager
     async def tunnel(self, option: str, to: str = "") -> AsyncIterator[int]:
         """Open a port with `-L` or `-D`; it listens when the client has logged in."""
-        with socket.create_server(("127.0.0.1", 0)) as reservation:
-            port = reservation.getsockname()[1]
+        port = self.ports.free()
         async with self.ssh("-N", option, f"127.0.0.1:{port}" + to and f"127.0.0.1:{port}{to}"):
             await until(lambda: _listens(port), "the client's own port")
             yield port
@@ -164,14 +166,14 @@ def user_key(tmp_path_factory) -> Key:
 
 
 @pytest.fixture
-def server(tmp_path, user_key, caplog) -> Server:
+def server(tmp_path, user_key, caplog, ports) -> Server:
     caplog.set_level(logging.INFO, "ssh")
     records: list[logging.LogRecord] = []
     logger = logging.getLogger("ssh")
     keep = logging.Handler()
     keep.emit = records.append
     logger.addHandler(keep)
-    yield Server(tmp_path, user_key, records)
+    yield Server(tmp_path, user_key, records, ports)
     logger.removeHandler(keep)
     bad = [line.getMessage() for line in caplog.records if line.levelno >= logging.ERROR]
     assert not bad, bad
@@ -249,7 +251,7 @@ async def test_the_clients_end_reaches_the_app_and_the_answer_still_comes(server
         assert await reader.read() == b"ping"
         writer.close()
         await until(lambda: len(server.closed()) == 2, "the probe's and ours")
-    line = server.closed()[-1]
+    [line] = [line for line in server.closed() if line.bytes_in]
     assert (line.bytes_in, line.bytes_out) == (4, 4)
     assert (line.destination, line.key_comment) == (f"127.0.0.1:{port}", "alice")
 
@@ -271,6 +273,7 @@ async def test_the_apps_end_reaches_the_client_who_may_go_on(server):
 async def test_localhost_reaches_an_app_that_has_one_family_only(server, host):
     async with app(echo, host) as port:
         assert await server.stdio(f"localhost:{port}") == (b"", b"")
+        await until(server.closed, "the forward's end")
     assert server.closed()[0].destination == f"localhost:{port}"
 
 
@@ -327,9 +330,7 @@ async def test_a_key_that_may_not_forward_is_told_so(server):
 
 @scenario
 async def test_a_port_where_nobody_listens_is_a_failed_connect(server):
-    async with app(echo) as port:
-        pass
-    _, complaint = await server.stdio(f"localhost:{port}")
+    _, complaint = await server.stdio(f"localhost:{server.ports.free()}")
     assert b"connect failed: Connection refused" in complaint
     assert server.refused()[0].reason == "Connection refused"
 
@@ -384,6 +385,7 @@ async def test_names_that_nobody_answers_for_hold_up_nobody_else(server, monkeyp
             failures = await asyncio.gather(*asking, return_exceptions=True)
             assert {one.reason for one in failures} == {"the name was not found within 5 s"}
             assert len(asked) == look_ups.AT_ONCE, "a thread is busy for longer than we wait"
+        await until(lambda: len(server.closed()) == 2, "the forwards' ends")
     reached = {line.destination for line in server.closed()}
     assert reached == {f"app.here:{port}", f"127.0.0.1:{port}"}
 

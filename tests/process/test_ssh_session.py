@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,33 @@ def test_every_signal_that_ends_a_command_is_told(host, key, number, name):
     assert host.until_said("session closed", command=command)["signal"] == name
 
 
+JUST_FORKED = """
+import asyncio, os, time
+from entrypoint.init.children import spawn
+from run_agent.ssh.daemon.processes.children import Children
+
+def slow(become=os.setsid):
+    time.sleep(0.5)
+    become()
+
+async def main():
+    null = os.open(os.devnull, os.O_RDWR)
+    child = Children(spawn, "token").start(
+        ["sleep", "5"], env=os.environ, cwd="/", redirect={0: null}, terminal=False
+    )
+    child.signal(15)
+    print(await child.ended)
+
+os.setsid = slow
+asyncio.run(main())
+"""
+
+
+def test_a_signal_reaches_a_command_that_has_not_got_as_far_as_its_own_group():
+    argv = [sys.executable, "-I", "-c", JUST_FORKED]
+    assert subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=60).stdout == b"-15\n"
+
+
 def test_a_command_is_bytes_and_need_not_be_utf_8(host, key):
     ended = run(host, key, b"printf 'caf\xe9'; cat caf\xe9", input=b"")
     assert (ended.stdout, ended.returncode) == (b"caf\xe9", 1)
@@ -196,6 +224,7 @@ def test_a_slow_process_holds_the_client_back(host, key):
     before = memory(host)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with client(host, key, "--", "mkfifo slow; read x < slow; wc -c", **pipes) as process:
+        until((host.layout.app / "slow").is_fifo, "it does not wait")
         os.set_blocking(process.stdin.fileno(), False)
         sent, since = 0, time.monotonic()
         while time.monotonic() < since + 1 and sent < 64 * MIB:
@@ -304,7 +333,9 @@ def test_of_what_a_client_sends_only_locale_and_terminal_type_are_taken(host, ke
     assert not [line for line in env if "EVIL" in line or line.startswith("LD_")]
 
 
-def test_variables_that_are_not_taken_are_not_kept(host, key):
+def test_variables_that_are_not_taken_are_not_kept(start, key):
+    # a daemon with the usual keepalive: this client is busy with packing them, and may be slow
+    host = start(key, env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"})
     said(host, key, "true")
     before = memory(host)
     sent = asyncio.run(send_variables(host, key, count=4000, size=30_000))

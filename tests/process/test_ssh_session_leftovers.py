@@ -6,11 +6,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 
 import psutil
 import pytest
 
+from run_agent.ssh.daemon.sessions.session import LINGER_SECONDS
 from support.need import need
 from support.ports import Ports
 from support.ssh import client_environ, daemons, make_key
@@ -103,9 +103,9 @@ def zombies(host):
 
 
 def test_a_command_ends_at_once_where_nobody_holds_its_output(host, key, alive):
-    before = time.monotonic()
-    host.ssh("--", "nohup sleep 61.020 >/dev/null 2>&1 </dev/null &", key=key)
-    assert time.monotonic() - before < 2
+    command = "nohup sleep 61.020 >/dev/null 2>&1 </dev/null &"
+    host.ssh("--", command, key=key)
+    assert host.until_said("session closed", command=command)["duration_seconds"] < LINGER_SECONDS
     until(lambda: not alive("61.020"), "it lives", ENDED_SECONDS)
 
 
@@ -181,7 +181,7 @@ def test_an_epmd_that_a_session_started_is_the_releases_and_stays(start, key, po
     env = {"PATH": os.environ["PATH"], "ERL_EPMD_PORT": str(port), "ERL_EPMD_ADDRESS": "127.0.0.1"}
     host = start(key, env=env)
     host.ssh("--", "epmd -daemon; sleep 61.090 & sleep 0.5", key=key)
-    started = [pid for pid in host.sessions() if psutil.Process(pid).name() == "epmd"]
+    started = [pid for pid in host.sessions() if program(pid) == "epmd"]
     try:
         until(lambda: host.sessions() == started, "something else is left", ENDED_SECONDS)
         holds(lambda: host.sessions() == started, "it was ended", seconds=1)
@@ -192,6 +192,12 @@ def test_an_epmd_that_a_session_started_is_the_releases_and_stays(start, key, po
         for pid in started:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def program(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):  # ended just now
+        return psutil.Process(pid).name()
+    return None
 
 
 def test_orphans_that_end_while_their_session_lives_are_reaped(host, key):

@@ -237,10 +237,10 @@ def test_a_large_file_takes_little_memory(host, key, app, tmp_path):
     with subprocess.Popen([*argv[:1], "-O", *argv[1:]], stderr=subprocess.DEVNULL) as client:
         taker = os.open(tmp_path / "fifo", os.O_RDONLY)
         try:
-            server = until(lambda: server_of(host), "no transfer process")
             for _ in range(64):
                 assert os.read(taker, 1 << 20)
-            # from here on nobody takes anything
+            # from here on nobody takes anything; who served before has long gone
+            server = until(lambda: server_of(host), "no transfer process")
             both = [psutil.Process(pid) for pid in (host.pid, server)]
             holds(lambda: max(one.memory_info().rss for one in both) < 128 << 20, "memory", 1.5)
         finally:
@@ -379,8 +379,8 @@ def test_a_client_that_vanishes_leaves_nothing_open(host, key, app, tmp_path):
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as client:
         client.stdin.write(f"put {tmp_path}/big endless\n".encode())
         client.stdin.flush()
-        until(lambda: (app / "endless").exists() and server_of(host), "the upload does not start")
-        server = server_of(host)
+        started = lambda: (app / "endless").exists() and server_of(host)  # noqa: E731 - as below
+        server = until(started, "the upload does not start")
         for process in psutil.Process(client.pid).children(recursive=True):
             process.kill()
         client.kill()
@@ -389,7 +389,7 @@ def test_a_client_that_vanishes_leaves_nothing_open(host, key, app, tmp_path):
         lambda: before is None or descriptors(host) <= before,
         "the daemon keeps descriptors",
     )
-    assert host.events("transfer closed", path=str(app.resolve() / "endless"))
+    host.until_said("transfer closed", path=str(app.resolve() / "endless"))
 
 
 # -- audit --------------------------------------------------------------------------------------

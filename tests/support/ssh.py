@@ -255,6 +255,8 @@ class Door(threading.Thread):
                 ready, _, _ = select.select([*watched, *([link] if link else [])], [], [], 0.2)
             except (OSError, ValueError):
                 continue  # somebody has just hung up
+            if self._woken in ready:
+                self._woken.recv(1)
             if link in ready and link is not None:
                 self._receive(link)
             if self._listener in ready:
@@ -301,6 +303,7 @@ class Door(threading.Thread):
             if self._link is not None:
                 self._link.close()
                 self._link = None
+                self._wake.send(b"x")  # what is selected from is not quite closed
 
     def messages(self, kind: str) -> list[dict[str, Any]]:
         """List what the daemon has said of this kind."""

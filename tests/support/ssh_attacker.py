@@ -3,9 +3,9 @@
 python ssh_attacker.py never PORT COUNT RATE SECONDS SOURCE…    connects, and never logs in
 python ssh_attacker.py keys PORT COUNT RATE SECONDS SOURCE…     tries a new key each time
 
-COUNT connections at RATE a second, from each SOURCE (127.0.0.x) in turn; after SECONDS at the
-latest it is over. It prints "attacking" when the first connection is there, and in the end one
-JSON object with what became of them. `Attack` runs it.
+COUNT connections at RATE a second at most, from each SOURCE (127.0.0.x) in turn; after SECONDS at
+the latest it is over. It prints "attacking" before the first connection, and in the end one JSON
+object with what became of them. `Attack` runs it.
 """
 
 import asyncio
@@ -30,6 +30,9 @@ LISTS = (
 """What a KEXINIT offers (RFC 4253, 7.1)."""
 
 LEAST_PAUSE_SECONDS = 0.01
+
+TURN = asyncio.Semaphore(25)
+"""So many try a key at once: on a slow machine none would get to its end otherwise."""
 
 
 def _kexinit() -> bytes:
@@ -101,9 +104,9 @@ async def keys(port: int, source: str, _number: int, until: float, seen: Counter
     """Try to log in with a key that nobody knows."""
     import asyncssh
 
-    seen["tried"] += 1
     try:
-        async with asyncio.timeout_at(until):
+        async with asyncio.timeout_at(until), TURN:
+            seen["tried"] += 1
             await asyncssh.connect(
                 "127.0.0.1", port, local_addr=(source, 0), username="root", known_hosts=None,
                 config=None, client_keys=[asyncssh.generate_private_key("ssh-ed25519")],
@@ -121,6 +124,8 @@ async def main(
 ) -> Counter[str]:
     """Make them all, each when it is due."""
     made, seen = {"never": never, "keys": keys}[what], Counter[str]()
+    if made is keys:
+        import asyncssh  # noqa: F401 - takes a while, in which the first ones would pile up
     loop = asyncio.get_running_loop()
     began, until = loop.time(), loop.time() + float(seconds)
     tasks = []

@@ -1,7 +1,7 @@
 """The door alone, with a stand-in for the daemon behind it.
 
 The stand-in is a real listener that speaks the wire. The door has an event loop of its own, whose
-clock the tests put forward.
+clock stands still until the tests put it forward.
 """
 
 import asyncio
@@ -25,15 +25,17 @@ Enter = Callable[..., "Entrance"]
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """A loop whose time can be put forward."""
+    """A loop whose time passes only when it is put forward: however slow the machine is."""
 
-    ahead = 0.0
+    def __init__(self):
+        super().__init__()
+        self._now = super().time()
 
     def time(self):
-        return super().time() + self.ahead
+        return self._now
 
     def put_forward(self, seconds):
-        self.ahead += seconds
+        self._now += seconds
 
 
 async def turns():
@@ -110,10 +112,16 @@ class Entrance:
 
     def put_forward(self, seconds):
         self.loop.call_soon_threadsafe(self.loop.put_forward, seconds)
-        asyncio.run_coroutine_threadsafe(turns(), self.loop).result(PATIENCE_SECONDS)
+        self._in_its_loop(turns())
+
+    def _in_its_loop(self, what):
+        return asyncio.run_coroutine_threadsafe(what, self.loop).result(PATIENCE_SECONDS)
+
+    async def _count(self):
+        return self.door.counts()
 
     def counts(self, *names):
-        counts = self.door.counts()
+        counts = self._in_its_loop(self._count())  # between two events, never in one
         return [counts[name] for name in names] if names else counts
 
     def until(self, **counts):

@@ -55,7 +55,8 @@ class Child(Family):
         if group <= 0:  # it has no terminal
             group = self.pid
         for pid, parent in list(self._owner.members(self)):
-            if proc.stat(pid).group == group:
+            # one that has just been forked is still in our group, and on its way to its own
+            if pid == group == self.pid or proc.stat(pid).group == group:
                 tell(pid, parent, number)
 
     def dismiss(self) -> None:
