@@ -20,6 +20,7 @@ from run_agent import erl_home, process, turns
 from run_agent.errors import RunAgentError
 from run_agent.model import Secret
 from run_agent.process import Completed
+from run_agent.redaction import redacted_end
 
 ANSWER_SECONDS = 5.0
 """How long a live node may take to answer: erl_call needs 5 ms, a busy node a second or two."""
@@ -137,7 +138,8 @@ class Node:
         return answer
 
     def _no_answer(self, ended: Completed) -> RunAgentError:
-        printed = (ended.stdout + ended.stderr)[-SHOWN_BYTES:].decode(errors="replace").strip()
+        env = {} if self.answers_directly else self.env  # which a tool's script may quote
+        printed = redacted_end(ended.stdout + ended.stderr, env)
         if ended.code == 0:
             return RunAgentError(
                 f"cannot read the answer of the node {self.name}; ask for less ({printed})"

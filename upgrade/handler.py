@@ -6,9 +6,9 @@ the same to it. What serves afterwards is the caller's to ask: a call may be cut
 
 from run_agent.errors import RunAgentError
 from run_agent.node import NO_ANSWER
+from run_agent.redaction import redacted
 from upgrade import on_node
 from upgrade.model import Change
-from upgrade.redaction import redacted
 
 
 async def install(change: Change, *, deadline: float) -> None:

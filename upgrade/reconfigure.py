@@ -17,11 +17,11 @@ from typing import Any
 from run_agent import process, turns
 from run_agent.errors import RunAgentError
 from run_agent.node import NO_ANSWER, Node
+from run_agent.redaction import redacted
 from run_agent.release import Kind, Release
 from run_agent.release.erlang_term import Atom, Term
 from upgrade import on_node, os_vars, releases
 from upgrade.outcome import EXIT_CODES, RefusedError, Verdict
-from upgrade.redaction import redacted
 
 CHANGE_SECONDS = 20
 """How long providers and the applications' config_change may take together: milliseconds are usual,
@@ -45,9 +45,9 @@ READ_AT_BOOT = frozenset(
     {
         "ELIXIR_ERL_OPTIONS", "ERL_AFLAGS", "ERL_EPMD_ADDRESS", "ERL_EPMD_PORT",
         "ERL_FLAGS", "ERL_INETRC", "ERL_LIBS", "ERL_ZFLAGS", "GIGALIXIR_DEFAULT_VMARGS", "LANG",
-        "LC_ALL", "LC_CTYPE", "RELEASE_BOOT_SCRIPT", "RELEASE_MODE", "RELEASE_SYS_CONFIG",
-        "RELEASE_VM_ARGS", "RELX_CONFIG_PATH", "RELX_REPLACE_OS_VARS", "REPLACE_OS_VARS",
-        "VMARGS_PATH",
+        "LC_ALL", "LC_CTYPE", "RELEASE_BOOT_SCRIPT", "RELEASE_MODE", "RELEASE_MUTABLE_DIR",
+        "RELEASE_SYS_CONFIG", "RELEASE_TMP", "RELEASE_VM_ARGS", "RELX_CONFIG_PATH",
+        "RELX_OUT_FILE_PATH", "RELX_REPLACE_OS_VARS", "REPLACE_OS_VARS", "VMARGS_PATH",
     }
 )  # fmt: skip
 """What the start scripts and the emulator read, whatever the release is."""

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from run_agent import process
 from run_agent.errors import RunAgentError
+from run_agent.redaction import redacted_end
 from run_agent.release.procfile import SHELL
 
 DEADLINE_SECONDS = 60.0
 """Scripts set variables; one that waits for the network this long will hardly succeed."""
-
-SHOWN_BYTES = 2000
-"""How much of a failed script's last output an error shows."""
 
 BASH_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD"})
 """What bash itself sets; these stay as they were."""
@@ -37,7 +35,8 @@ async def source(
 
     A script ends with a failure only if it leaves the shell (`exit`, or a failing command under
     `set -e`) or cannot be parsed: as in a login shell, its last command's status means nothing.
-    What it prints is logged, and what it leaves running in the background is ended.
+    What it prints is logged, with names in the place of the values of `env`, and what it leaves
+    running in the background is ended.
     Raises `RunAgentError` (65) with the script's last output, or (75) past the deadline.
     """
     scripts = _scripts(tree)
@@ -55,11 +54,11 @@ async def source(
     if variables is None:
         raise RunAgentError(
             f"cannot source the slug's {started}: it ended the shell with exit code {ended.code}; "
-            f"correct it or remove it. Its last output: {_last(ended.stderr)}",
+            f"correct it or remove it. Its last output: {_shown(ended.stderr, env)}",
             exit_code=os.EX_DATAERR,
         )
     if ended.stderr:
-        log.info("%s printed: %s", ", ".join(scripts), _last(ended.stderr))
+        log.info("%s printed: %s", ", ".join(scripts), _shown(ended.stderr, env))
     return _merged(env, variables)
 
 
@@ -97,6 +96,5 @@ def _merged(env: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, s
     return exported | kept
 
 
-def _last(output: bytes) -> str:
-    text = output[-SHOWN_BYTES:].decode(errors="replace").strip()
-    return text or "(none)"
+def _shown(printed: bytes, env: Mapping[str, str]) -> str:
+    return redacted_end(printed, env) or "(none)"  # bash itself quotes a value that it cannot use

@@ -240,3 +240,18 @@ def test_a_script_that_replaces_the_path_does_not_lose_ours(build, tmp_path):
 def test_a_value_from_a_script_that_no_process_can_be_given_is_refused_by_name(build):
     with pytest.raises(RunAgentError, match="'BIG' has 200005 bytes"):
         build("printf -v BIG '%200000s' x; export BIG", {})
+
+
+@pytest.mark.parametrize("end", ["exit 1", "true"])
+def test_what_is_shown_of_scripts_names_variables_and_quotes_no_values(source, caplog, end):
+    caplog.set_level(logging.INFO)
+    env = PATH | {"DATABASE_URL": "ecto://user:s3cret-password@db/x"}
+    script = f'export "$DATABASE_URL"; echo "at s3cret-password" >&2; {end}'
+    try:
+        source({"a.sh": script}, env)
+        shown = caplog.text
+    except RunAgentError as error:
+        shown = str(error)
+    assert "export: `$DATABASE_URL': not a valid identifier" in shown
+    assert "at $DATABASE_URL" in shown
+    assert "s3cret" not in shown

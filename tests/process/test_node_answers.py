@@ -53,3 +53,17 @@ def test_an_answer_that_unpacks_to_very_much_is_cut(tmp_path):
     bomb = base64.b64encode(zlib.compress(b"a" * (64 << 20)))
     (name,) = connected(tmp_path, answer(bomb))
     assert len(name) == 1 << 20
+
+
+def test_what_a_tool_prints_instead_is_shown_without_values_of_the_environment(tmp_path):
+    script = 'echo "export: $DATABASE_URL"; exit 1'
+    node = Node(
+        "app@10.0.0.7",
+        Secret("c00kie"),
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": "ecto://user:s3cret-password@db/x"},
+        run=tmp_path,
+        by_tool=lambda _: ("sh", "-c", script),
+    )
+    with pytest.raises(RunAgentError, match=r"\(export: \$DATABASE_URL\)") as caught:
+        asyncio.run(node.connected())
+    assert "s3cret" not in str(caught.value)

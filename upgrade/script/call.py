@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from run_agent.redaction import redacted
 from upgrade.model import Change
-from upgrade.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True)

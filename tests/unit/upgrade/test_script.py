@@ -8,10 +8,10 @@ import pytest
 from run_agent.errors import RunAgentError
 from run_agent.model import Secret
 from run_agent.node import Node
+from run_agent.redaction import MOST_CHARACTERS
 from run_agent.release import Kind
 from upgrade import os_vars
 from upgrade.model import Change
-from upgrade.redaction import MOST_CHARACTERS
 from upgrade.script import distillery, relx
 from upgrade.script.call import words
 

@@ -17,12 +17,15 @@ SHORTEST_ANYWHERE = 6
 MOST_CHARACTERS = 1000
 """How much of a text is shown, its begin and its end: an Erlang reason may have pages."""
 
+END_BYTES = 2 * MOST_CHARACTERS
+"""How much of what a program printed is looked at, where its end alone counts."""
+
 NO_SECRETS = frozenset(
     {
         "APP_NAME", "BINDIR", "GIGALIXIR_APP_NAME", "GIGALIXIR_COMMAND", "HOME", "HOSTNAME", "LANG",
-        "LC_ALL", "LC_CTYPE", "MY_NODE_NAME", "MY_POD_IP", "PATH", "PORT", "PWD", "RELEASE_NAME",
-        "RELEASE_NODE", "RELX_REPLACE_OS_VARS", "REPLACE_OS_VARS", "ROOTDIR", "RUN_AGENT_ROOT",
-        "VMARGS_PATH",
+        "LC_ALL", "LC_CTYPE", "MY_NODE_NAME", "MY_POD_IP", "PATH", "PORT", "PWD",
+        "RELEASE_MUTABLE_DIR", "RELEASE_NAME", "RELEASE_NODE", "RELEASE_TMP", "RELX_OUT_FILE_PATH",
+        "RELX_REPLACE_OS_VARS", "REPLACE_OS_VARS", "ROOTDIR", "RUN_AGENT_ROOT", "VMARGS_PATH",
     }
 )  # fmt: skip
 """Variables whose values a reader needs, also where another variable repeats them."""
@@ -48,6 +51,17 @@ def redacted(text: str, *envs: Mapping[str, str], keep: Iterable[str] = ()) -> s
         text = re.sub(r"(\$\w+)(?:[^\w$]{0,4}\1(?!\w))+", r"\1", text)
         text = _CUT.sub(lambda cut: _begun(cut[1], names) + cut[2], text)
     return _shortened(text.strip())
+
+
+def redacted_end(output: bytes, *envs: Mapping[str, str]) -> str:
+    """Return the end of what a program printed, as `redacted` does.
+
+    Of a word that is cut there nothing is left: no part of a value would be known as one.
+    """
+    text = output[-END_BYTES:].decode(errors="replace")
+    if len(output) > END_BYTES:
+        text = re.sub(r"^\S*", "…", text)
+    return redacted(text, *envs)
 
 
 def _names(envs: Iterable[Mapping[str, str]], keep: Iterable[str]) -> dict[str, str]:

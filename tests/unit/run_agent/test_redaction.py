@@ -7,10 +7,10 @@ import pytest
 from run_agent.errors import RunAgentError
 from run_agent.model import Secret
 from run_agent.node import Node
+from run_agent.redaction import END_BYTES, MOST_CHARACTERS, redacted, redacted_end
 from run_agent.release import Kind
 from upgrade import handler
 from upgrade.model import Change
-from upgrade.redaction import MOST_CHARACTERS, redacted
 
 PEM = """\
 -----BEGIN PRIVATE KEY-----
@@ -81,3 +81,13 @@ def test_the_reason_of_an_install_has_the_app_s_name_and_no_secret():
     assert str(handler._explained(change, error)) == (
         "cannot install 1.1.0 over 1.0.0: code_change of counter failed: $DATABASE_URL"
     )
+
+
+def test_of_a_programs_end_no_value_that_was_cut_is_left():
+    secret = "s3cret" * 100
+    output = f"begin {secret} {'x ' * 900} end".encode()
+    shown = redacted_end(output, {"KEY": secret})
+    assert len(output) > END_BYTES > len(output) - len(secret)  # it is cut within the value
+    assert "s3cret" not in shown
+    assert (shown[:3], shown[-4:]) == ("… x", " end")
+    assert redacted_end(b"all of it\n", {}) == "all of it"
