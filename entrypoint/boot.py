@@ -93,6 +93,7 @@ async def _release(
     chooser: Chooser,
 ) -> Launch:
     chosen = await _choose(orders, options, chooser)
+    environment.discard_written(options.layout)
     if chosen.slug is not None and not orders.is_job:  # a replica may be running there
         additions = changes_on_disk(options.layout, chosen.slug.digest)
         await asyncio.to_thread(additions.restore)  # what a change in place has left there

@@ -1,12 +1,15 @@
 """What the release sees: every variable it is started with, and in which order they win.
 
-Built once per start. Owns the files in the run folder that the environment names: vm.args, and
-the folder on the PATH. Who runs beside the release takes the environment that was kept, and does
-not build another one.
+Built once per start. Owns the files in the run folder that the environment names: vm.args, the
+folder on the PATH, and the one that the release's script writes into. Who runs beside the release
+takes the environment that was kept, and does not build another one.
 """
 
+import contextlib
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from run_agent import files
 from run_agent.errors import RunAgentError
@@ -24,6 +27,9 @@ NOT_PASSED_ON = OWN_NAMES | {"LC_CTYPE"}
 LC_ALL that we set outweighs it anyhow."""
 
 DEFAULT_VM_ARGS = "GIGALIXIR_DEFAULT_VMARGS"
+
+WRITTEN = "release-tmp"
+"""The folder in the run folder for what a release's script cannot write into its tree."""
 
 
 async def build(
@@ -57,12 +63,22 @@ async def build(
         env |= _vm_args(env, settings, identity, release)
     if (name := release.tool and release.tool.extends_vm_args) and name not in deploy.config:
         env |= _extended_vm_args(name, env, settings, release)
+    env |= _place_to_write(env, layout, release)
     _refuse_impossible(env)
     env = await profile_d.source(release.tree, env)
     env |= _node(identity)
     env["PATH"] = _path(env, layout)
     _refuse_impossible(env)
     return env
+
+
+def discard_written(layout: Layout) -> None:
+    """Remove what the script of an earlier release has written; to be called while none runs.
+
+    Raises `RunAgentError` (74).
+    """
+    with files.writing_run_folder(layout.run), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(layout.run / WRITTEN)
 
 
 def _ours(
@@ -121,6 +137,28 @@ def _extended_vm_args(
     with files.writing_run_folder(settings.layout.run):
         path = vm_args.write_extended(settings.layout, own, dist_port=settings.dist_port)
     return {name: str(path)}
+
+
+def _place_to_write(env: Mapping[str, str], layout: Layout, release: Release) -> dict[str, str]:
+    """Give the script a folder where it cannot write into the tree, as in a read-only image.
+
+    What it writes holds the configuration, and of some the cookie: the folder is for us alone.
+    """
+    tool = release.tool
+    if tool is None or env.get(tool.writes_elsewhere):  # the scripts take an empty one for none
+        return {}
+    if _is_writable(release.tree / tool.writes_into.format(version=release.version)):
+        return {}
+    folder = layout.run / WRITTEN
+    with files.writing_run_folder(layout.run):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return {tool.writes_elsewhere: str(folder)}
+
+
+def _is_writable(folder: Path) -> bool:
+    """Tell whether files can be made in the folder, or it itself where it is not there yet."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def _link_epmd(layout: Layout, release: Release) -> None:

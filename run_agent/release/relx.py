@@ -34,6 +34,8 @@ TOOL = Tool(
     start="foreground",
     evaluate=_evaluate,
     takes_vm_args=True,
+    writes_into="releases/{version}",
+    writes_elsewhere="RELX_OUT_FILE_PATH",
     console="remote_console",
     show=_show,
     # By erl_call it exits 0 whatever happens, and what the expression prints goes to the release.

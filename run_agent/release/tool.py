@@ -30,6 +30,12 @@ class Tool:
     takes_vm_args: bool
     """Whether `VMARGS_PATH` and `REPLACE_OS_VARS` mean something to it."""
 
+    writes_into: str
+    """The folder in the release's tree that the script writes into, `{version}` being its own."""
+
+    writes_elsewhere: str
+    """The variable that names another folder for that; the script wants it to be there."""
+
     console: str
     """The command that opens a console on the running node."""
 

@@ -1,10 +1,11 @@
 """What tests with real releases share."""
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def ports(reserved: Ports) -> tuple[int, int]:
 def environment(epmd: dict[str, str], ports: tuple[int, int], tmp_path: Path) -> dict[str, str]:
     """Give a release its environment, with a node name and ports of this test's own."""
     return epmd | by_hand.environment(ports, tmp_path)
+
+
+@pytest.fixture
+def read_only(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Return what makes a folder read-only, as the root of a container may be."""
+
+    def remount(folder: Path) -> None:
+        need(os.geteuid() == 0, "root, to mount")
+        bound = subprocess.run(
+            ("mount", "--bind", folder, folder), capture_output=True, check=False
+        )
+        need(bound.returncode == 0, f"no folder can be mounted here: {bound.stderr.decode()}")
+        request.addfinalizer(lambda: subprocess.run(("umount", "--lazy", folder), check=True))
+        subprocess.run(("mount", "-o", "remount,bind,ro", folder), check=True)
+
+    return remount
 
 
 def _answers(port: int) -> bool:

@@ -3,13 +3,11 @@
 import os
 import re
 import signal
-import subprocess
 import time
 
 import pytest
 
 from support import load, slugs, upgrade_slugs
-from support.need import need
 from support.platform import ask, current
 from support.upgrading import (
     NODE_SECONDS,
@@ -182,22 +180,6 @@ def timed(replica):
     begun = time.monotonic()
     ended = change(replica, "upgrade")
     return ended, time.monotonic() - begun
-
-
-@pytest.fixture
-def read_only(request):
-    """Return what makes a folder read-only, as the root of a container may be."""
-
-    def remount(folder):
-        need(os.geteuid() == 0, "root, to mount")
-        bound = subprocess.run(
-            ("mount", "--bind", folder, folder), capture_output=True, check=False
-        )
-        need(bound.returncode == 0, f"no folder can be mounted here: {bound.stderr.decode()}")
-        request.addfinalizer(lambda: subprocess.run(("umount", "--lazy", folder), check=True))
-        subprocess.run(("mount", "-o", "remount,bind,ro", folder), check=True)
-
-    return remount
 
 
 def test_the_release_of_an_image_that_is_read_only(platform, tmp_path, read_only):
