@@ -24,6 +24,9 @@ GOOD_AFTER_SECONDS = 30.0
 LINGER_SECONDS = 5.0
 """How long what a release leaves behind in its process group may take to follow it."""
 
+OF_ANOTHER = "a process in the container was killed by the kernel, "
+"""How a kill for want of memory is told that was not the release's."""
+
 NO_GROUP = -1
 """A process group that nobody is in."""
 
@@ -37,7 +40,7 @@ class Release:
         self.state = NONE
         self.pid: int | None = None
         self.code: int | None = None
-        self.started_at = 0.0  # wall clock, for people
+        self.started_at = self.ended_at = 0.0  # wall clock, for people
         self.out_of_memory: str | None = None  # how its last end is named, where it was that
         self.restart_at: float | None = None
         self.kill_at: float | None = None
@@ -49,6 +52,8 @@ class Release:
         self._asked = self._group_asked = self._stop_group = self._again = False
         self._killed: str | None = None
         self._memory = MemoryWatch()
+        self._dies_of: str | None = None  # a kill for want of memory, from when it is seen
+        self._last_kill: dict[str, object] | None = None  # for want of memory, whoever it was
 
     @property
     def ever_started(self) -> bool:
@@ -63,6 +68,7 @@ class Release:
             "code": self.code,
             "started_at": self.started_at or None,
             "out_of_memory": self.out_of_memory,
+            "last_kill": self._last_kill,
         }
 
     def start(self, launch: dict[str, object] | None = None) -> None:
@@ -73,7 +79,8 @@ class Release:
         self.out_of_memory = None
         self.started_at, self._since = time.time(), time.monotonic()
         self._asked = self._group_asked = self._again = False
-        self._killed, self._stop_group = None, bool(self._launch.get("stop_group"))
+        self._killed = self._dies_of = None
+        self._stop_group = bool(self._launch.get("stop_group"))
         try:
             self.pid = children.spawn(
                 argv,
@@ -92,6 +99,7 @@ class Release:
         """Its leader has ended: name the end, and let the rest of its group follow."""
         now, self._group = time.monotonic(), self.pid or NO_GROUP
         self.pid, self.code, self.state = None, code, LINGERING
+        self.ended_at = time.time()
         self._tell_end(code, now - self._since)
         self._linger_until = linger_until or now + LINGER_SECONDS
         if not self._group_asked:  # many a server takes a second TERM for "at once"
@@ -165,18 +173,38 @@ class Release:
         if self.pid is not None:
             children.signal_quietly(os.killpg if group else os.kill, self.pid, number)
 
+    def look_at_memory(self) -> bool:
+        """Name a kill for want of memory since the last look; return whether one was named.
+
+        What kills the release is left to its end to name.
+        """
+        kill = self._memory.new_kill()
+        if kill is None:
+            return False
+        if self.pid is not None and _is_being_killed(self.pid):
+            self._dies_of = kill
+            return False
+        self._log.warning(self._remember(OF_ANOTHER + kill, time.time()))
+        return True
+
+    def _remember(self, kill: str, at: float) -> str:
+        # in whole seconds, as the marker has it: what the next run tells is the same Event then
+        self._last_kill = {"message": kill, "at": int(at)}
+        return kill
+
     def _tell_end(self, code: int, up: float) -> None:
-        out_of_memory = self._memory.new_kill()
+        kill = self._memory.new_kill() or self._dies_of
         reason = f"exit code {code}"
         if code - 128 in signal.valid_signals():
             reason = f"{_signal_name(code - 128)}, {reason}"
         if self._killed:
             reason = f"killed by run-agent {self._killed}, exit code {code}"
-        elif out_of_memory and code == 128 + signal.SIGKILL:
-            self.out_of_memory = f"the release was killed by the kernel, {out_of_memory}"
-            reason = f"killed by the kernel, {out_of_memory}; exit code {code}"
-        elif out_of_memory:
-            reason += f"; a process in the container was killed by the kernel, {out_of_memory}"
+        elif kill and code == 128 + signal.SIGKILL:
+            of_ours = f"the release was killed by the kernel, {kill}"
+            self.out_of_memory = self._remember(of_ours, self.ended_at)
+            reason, kill = f"killed by the kernel, {kill}; exit code {code}", None
+        if kill:
+            reason += f"; {self._remember(OF_ANOTHER + kill, self.ended_at)}"
         as_asked = code == 0 or (self._asked and code == 128 + signal.SIGTERM)
         tell = self._log.info if as_asked else self._log.error
         tell(f"release ended after {up:.1f} s: {reason}", exit_code=code)
@@ -187,6 +215,19 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _is_being_killed(pid: int) -> bool:
+    """Whether SIGKILL has been sent to a process that may still be giving its memory back.
+
+    It stays in the set of what is pending to the end, a zombie's too (proc(5), ShdPnd).
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            _, _, pending = file.read().partition(b"\nShdPnd:")
+        return bool(int(pending.split(maxsplit=1)[0], 16) >> (signal.SIGKILL - 1) & 1)
+    except (OSError, IndexError):
+        return False  # a sandbox whose /proc has less
 
 
 def _is_foreground(groups: set[int]) -> bool:

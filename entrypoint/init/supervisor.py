@@ -90,7 +90,7 @@ class Supervisor:
                 self._on_exit(pid, code)
             self._tick(time.monotonic())
         children.signal_all(signal.SIGKILL)  # what the time did not suffice for
-        self._marker.clear(self._release.out_of_memory)
+        self._marker.clear(self._release.out_of_memory, self._release.ended_at)
         return TIMED_OUT if self._timed_out else self._code
 
     # -- events ---------------------------------------------------------------------------------
@@ -110,7 +110,9 @@ class Supervisor:
             self._release.ended(code, self._stop.kill_at if self._stop else None)
             self._verdict = self._verdict | {"ready": False}
             self._agent.tell({"release": self._release.describe()})
-        elif pid == self._agent.pid:
+            return
+        self._look_at_memory()
+        if pid == self._agent.pid:
             self._on_messages()  # what it said before it died counts
             self._agent.ended()
             self._busy.agent_ended(time.monotonic())
@@ -127,7 +129,13 @@ class Supervisor:
         for message in self._agent.receive():
             self._on_message(message)
 
+    def _look_at_memory(self) -> None:
+        if self._release.look_at_memory():
+            self._agent.tell({"release": self._release.describe()})
+
     def _on_message(self, message: dict[str, object]) -> None:
+        if "alive" in message:
+            self._look_at_memory()  # who is killed need not be a child of ours
         if "memo" in message:
             self._memo = message["memo"]
         if "verdict" in message:

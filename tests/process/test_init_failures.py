@@ -7,6 +7,7 @@ import time
 import pytest
 
 from support import cgroup
+from support.replica import kill_all
 from support.wait import holds, until
 
 PYTHON = (sys.executable, "-I", "-S")
@@ -38,11 +39,7 @@ def test_a_killed_part_of_the_release_is_named_too(boot, memory):
     programs = {"release": f'{" ".join(PYTHON)} -c "{EATS_MEMORY}"; exit 5'}
     replica = boot("./release", programs=programs, wrapper=cgroup.entered(memory))
     assert replica.wait() == 5
-    (line,) = replica.events("release ended")
-    assert (
-        "exit code 5; a process in the container was killed by the kernel, out of memory"
-        in (line["message"])
-    )
+    assert replica.events("a process in the container was killed by the kernel, out of memory")
 
 
 def test_a_plain_kill_is_not_taken_for_want_of_memory(boot, memory):
@@ -56,8 +53,7 @@ def test_the_next_run_reports_one_that_was_cut_off(boot):
     replica.signal(signal.SIGKILL)
     replica.wait()
     until(lambda: "entrypoint.agent" not in str(replica.commands()), "the agent ends without PID 1")
-    for process in replica.alive():
-        process.kill()
+    kill_all(replica.alive)
 
     again = boot("true", root=replica.root)
     assert again.wait() == 0
@@ -80,10 +76,9 @@ def test_with_restart_a_release_that_fails_is_started_again(boot):
         "./release", programs={"release": FAILS_TWICE}, settings={"RESTART": "on-failure"}
     )
     replica.until_said("exit code 3")
-    replica.until_said("starting the release again in")
-    unready_and_alive(replica)
+    unready_and_alive(replica, started=1)
     replica.until_said("exit code 4")
-    unready_and_alive(replica)
+    unready_and_alive(replica, started=2)
     replica.until_ready()
     assert len(replica.events("release started")) == 3
     first, second = (
@@ -99,9 +94,8 @@ def test_with_restart_a_release_that_fails_is_started_again(boot):
     assert len(replica.events("release started")) == 3, "a stop is no failure"
 
 
-def unready_and_alive(replica):
-    """Both hold from the end of the release until another one runs."""
-    started = len(replica.events("release started"))
+def unready_and_alive(replica, *, started):
+    """Both hold from the end of the release, the `started`-th, until another one runs."""
 
     def is_so():
         ready, alive = replica.get("/readyz"), replica.get("/livez")
@@ -120,15 +114,16 @@ def test_with_restart_a_release_that_ends_well_is_not_started_again(boot):
 
 def test_a_stop_between_two_starts_ends_it_at_once(boot):
     replica = boot("false", settings={"RESTART": "on-failure", "DRAIN_SECONDS": "10"})
-    replica.until_said("starting the release again in")
+    pauses = "starting the release again in"  # the second is 1.6 s at least: time for what follows
+    until(lambda: len(replica.events(pauses)) == 2, lambda: f"a second pause: {replica.log}")
     asked_at = time.monotonic()
     assert replica.term().wait() == 143
     assert time.monotonic() - asked_at < 3
-    assert len(replica.events("release started")) == 1
+    assert len(replica.events("release started")) == 2
 
 
 def test_what_a_failed_release_left_in_its_group_is_gone_before_the_next_start(boot):
-    release = "sleep 601 & mkdir first 2>/dev/null && exit 3; exec sleep 600"
+    release = "mkdir first 2>/dev/null || exec sleep 600; sleep 601 & exit 3"
     replica = boot("./release", programs={"release": release}, settings={"RESTART": "on-failure"})
     replica.until_said("starting the release again in")
     assert "sleep 601" not in replica.commands().values()
@@ -138,10 +133,10 @@ def test_what_a_failed_release_left_in_its_group_is_gone_before_the_next_start(b
 
 def test_a_limit_of_processes_is_named_when_a_release_cannot_be_started_again(boot):
     with cgroup.group("pids") as folder:
-        once = "mkdir first 2>/dev/null || exec sleep 600"
+        fails = "until [ -e go ]; do sleep 0.02; done; exit 3"
         replica = boot(
             "./release",
-            programs={"release": f"{once}; until [ -e go ]; do sleep 0.02; done; exit 3"},
+            programs={"release": f"[ -e healed ] && exec sleep 600; {fails}"},
             settings={"RESTART": "on-failure"},
             wrapper=cgroup.entered(folder),
         ).until_ready()
@@ -150,6 +145,7 @@ def test_a_limit_of_processes_is_named_when_a_release_cannot_be_started_again(bo
         (folder / "pids.max").write_text("1")
         replica.until_said("cannot start the release (Resource temporarily unavailable)")
         assert replica.get("/livez").status == 200
+        (replica.root / "healed").touch()
         (folder / "pids.max").write_text("max")
         replica.until_ready()
         assert replica.term().wait() == 143
