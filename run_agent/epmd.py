@@ -5,6 +5,7 @@ node is registered says that its VM runs, not that it answers.
 """
 
 import contextlib
+import re
 import socket
 from collections.abc import Mapping
 
@@ -22,9 +23,10 @@ _PORT2_RESP = 119
 
 
 def port_in(env: Mapping[str, str]) -> int:
-    """Return the port of the epmd that a VM with this environment uses."""
+    """Return the port of the epmd that a VM with this environment uses; the usual one for none."""
     given = env.get("ERL_EPMD_PORT", "")
-    return int(given) if given.isdecimal() else DEFAULT_PORT
+    port = int(given) if re.fullmatch("[0-9]{1,5}", given) else 0
+    return port if 1 <= port <= 65535 else DEFAULT_PORT
 
 
 def distribution_port(node: str, port: int) -> int | None:

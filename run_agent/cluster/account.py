@@ -18,13 +18,14 @@ log = logging.getLogger("cluster")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where the API is, whose files prove who we are, and which pod is ours."""
+    """Where the API is, whose files prove who we are, and which pod is ours (`uid` if known)."""
 
     host: str
     port: int
     folder: Path
     namespace: str
     pod: str
+    uid: str | None = None
 
     @property
     def url(self) -> str:
@@ -39,11 +40,20 @@ class Account:
 
 
 def find(options: Settings) -> Account | None:
-    """Return the account, or None where there is none, or reports are turned off."""
+    """Return the account, or None where there is none, or reports are turned off.
+
+    Where reports lack nothing but a token that is said: a readiness gate would wait for ever.
+    """
+    if options.kubernetes_reports == "none" or options.kubernetes_host is None:
+        return None
     folder = Layout(options.root).service_account
     # `lexists`: a file that we may not read is a mistake, which the worker will name.
-    has_token = os.path.lexists(folder / "token")
-    if options.kubernetes_reports == "none" or options.kubernetes_host is None or not has_token:
+    if not os.path.lexists(folder / "token"):
+        log.info(
+            "our pod is not told how its replica is: there is no %s; give the pod a service "
+            "account (automountServiceAccountToken), or set KUBERNETES_REPORTS=none",
+            folder / "token",
+        )
         return None
     namespace = options.pod_namespace or _namespace_in(folder)
     if namespace is None:
@@ -53,7 +63,9 @@ def find(options: Settings) -> Account | None:
         )
         return None
     pod = options.pod_name or options.hostname or socket.gethostname()
-    return Account(options.kubernetes_host, options.kubernetes_port, folder, namespace, pod)
+    return Account(
+        options.kubernetes_host, options.kubernetes_port, folder, namespace, pod, options.pod_uid
+    )
 
 
 def _namespace_in(folder: Path) -> str | None:

@@ -4,6 +4,7 @@ What fails is tried again ever more rarely, and something new to tell may be tri
 before the next try that is due anyway, so that news in an outage make no storm.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from run_agent.cluster.messages import Result
@@ -11,6 +12,12 @@ from run_agent.cluster.messages import Result
 SPACING_SECONDS = 5.0
 """Least between the end of a try and the next one, so that what goes to and fro is told once; where
 the doubling of the pause after a failure that may pass begins."""
+
+MESSAGE_SPACING_SECONDS = 60.0
+"""The same where only the condition's message is new: a figure in it may never stand still."""
+
+REST_SECONDS = 3600.0
+"""From a success until the same is told again, which puts right what others have changed."""
 
 LONGEST_SECONDS = 300.0
 """Where that ends: 12 tries an hour."""
@@ -27,7 +34,8 @@ LONGEST_DENIED_SECONDS = 3600.0
 """Where that ends: an account that will never have the right costs a worker an hour."""
 
 JITTER = 0.2
-"""A pause is longer by up to this part of it: the replicas of an app fail together."""
+"""A pause is longer by up to this part of it, and a rest shorter: the replicas of an app fail, and
+start, together."""
 
 
 class Backoff:
@@ -41,21 +49,27 @@ class Backoff:
         self._stretch = 1.0
         self._news_may_hurry = True
 
-    def pause(self, *, is_news: bool, is_pressing: bool) -> float:
+    def pause(self, *, news: float = math.inf, is_pressing: bool = False) -> float:
         """Return how many seconds after the end of a try the next one may begin.
 
-        `is_news` where something has not been tried yet, `is_pressing` where the condition may be
-        wrong.
+        `news` is the spacing of what has not been tried yet, infinite where all has been;
+        `is_pressing` where the condition may be wrong.
         """
-        if self._failures == 0 or (is_news and self._news_may_hurry):
-            return self._spacing
+        hurried = max(self._spacing, news)
+        if self._failures == 0:
+            return self._spacing if news == math.inf else hurried
         first, longest = SPACING_SECONDS, LONGEST_SECONDS
         if self._is_denied:
             first, longest = DENIED_SECONDS, LONGEST_DENIED_SECONDS
         elif is_pressing:
             longest = LONGEST_PRESSING_SECONDS
         doubled = first * 2.0 ** min(self._failures - 1, 30)
-        return max(self._spacing, min(doubled, longest) * self._stretch)
+        regular = max(self._spacing, min(doubled, longest) * self._stretch)
+        return min(hurried, regular) if self._news_may_hurry else regular
+
+    def rest(self) -> float:
+        """Return how many seconds after a success all may be told again."""
+        return REST_SECONDS * (2 - self._stretch)
 
     def learn(self, results: Sequence[Result], *, was_early: bool) -> None:
         """Take in how a try went, which `was_early` where it had not been due without news."""

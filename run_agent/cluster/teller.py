@@ -1,4 +1,4 @@
-"""Tells the pod: at once, again after a failure, never in anybody's way.
+"""Tells the pod: at once, again after a failure and each hour, never in anybody's way.
 
 Owns when it is told (`backoff` says how soon again); what the pod should say comes from outside.
 Telling is a worker's, a process of its own: this module holds no library and opens no connection.
@@ -13,13 +13,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from run_agent import process
 from run_agent.cluster import messages, objects
 from run_agent.cluster.account import Account
-from run_agent.cluster.backoff import Backoff
+from run_agent.cluster.backoff import MESSAGE_SPACING_SECONDS, SPACING_SECONDS, Backoff
 from run_agent.cluster.complaints import Complaints
 from run_agent.cluster.messages import REPORT, Request, Result
 from run_agent.cluster.report import Event, Report
@@ -91,7 +91,7 @@ class Teller:
     ) -> None:
         self._account, self._ask, self._pace = account, ask, pace or Pace()
         self._complaints = Complaints(account, self._pace.clock)
-        self._news = asyncio.Event()  # something else is to be told
+        self._changed = asyncio.Event()  # something else is to be told
         self._turn = asyncio.Lock()
         self._backoff = Backoff(self._pace.chance)
         self._wanted: Report | None = None
@@ -101,21 +101,27 @@ class Teller:
         self._changed_at = 0.0  # when the condition became what it is
         self._events: deque[Event] = deque()
         self._dropped = 0
-        self._is_urgent = self._is_fresh = False  # what is to be told has not been tried yet
+        self._is_urgent = False
+        self._news = math.inf  # the spacing of what has not been tried yet
         self._first, self._last = math.inf, -math.inf  # worker: earliest start, latest end
         self._in_flight: asyncio.Timeout | None = None  # what ends the worker that runs
 
-    def report(self, report: Report, *, at_once: bool = False) -> None:
+    def report(self, report: Report, *, since: float | None = None, at_once: bool = False) -> None:
         """Have the pod say this from now on; returns at once.
 
-        What is wanted `at_once` waits for no pause, and for no worker that tells something else.
+        `since` is when the first condition became what it is, if that was before our time, in
+        epoch seconds. What is wanted `at_once` waits for no pause, and for no worker that tells
+        something else.
         """
         before, self._wanted = self._wanted, report
         if report == before:
             return
-        if before is None or before.condition.status != report.condition.status:
+        if before is None:
+            self._changed_at = since or self._pace.date()
+        elif before.condition.status != report.condition.status:
             self._changed_at = self._pace.date()
-        self._tell_soon()
+        is_detail = before is not None and _without_message(before) == _without_message(report)
+        self._tell_soon(MESSAGE_SPACING_SECONDS if is_detail else SPACING_SECONDS)
         if at_once:
             self._is_urgent = True
             self._end_worker()
@@ -125,14 +131,14 @@ class Teller:
         if len(self._events) == EVENTS_KEPT:
             self._drop(self._events.popleft())
         self._events.append(event)
-        self._tell_soon()
+        self._tell_soon(SPACING_SECONDS)
 
     async def run(self) -> None:
         """Tell whatever is to be told, for ever."""
         while True:
-            self._news.clear()
+            self._changed.clear()
             if (pause := self._pause()) > 0:
-                await self._pace.wait(self._news, pause)
+                await self._pace.wait(self._changed, pause)
                 continue
             async with self._turn:
                 if self._pause() <= 0:  # somebody's last words may have been told meanwhile
@@ -156,12 +162,12 @@ class Teller:
             "waiting": len(self._events),
         }
 
-    def _tell_soon(self) -> None:
+    def _tell_soon(self, spacing: float) -> None:
         is_worth_it = self._events or (self._wanted is not None and self._wanted.condition.status)
         patience = 0.0 if is_worth_it else FIRST_REPORT_SECONDS
         self._first = min(self._first, self._pace.clock() + patience)
-        self._is_fresh = True
-        self._news.set()
+        self._news = min(self._news, spacing)
+        self._changed.set()
 
     def _end_worker(self) -> None:
         """Have the one that runs, if any, make room; it may be told again what it has told."""
@@ -173,17 +179,16 @@ class Teller:
 
     def _pause(self) -> float:
         """Return how long to wait before telling; something new ends that, too."""
-        if not self._is_behind():
-            return math.inf
-        if self._is_urgent:
-            return 0.0
-        due = max(self._first, self._due(is_news=self._is_fresh))
+        if self._is_behind():
+            due = -math.inf if self._is_urgent else max(self._first, self._due(self._news))
+        else:
+            due = math.inf if self._told is None else self._last + self._backoff.rest()
         return max(0.0, due - self._pace.clock())
 
-    def _due(self, *, is_news: bool) -> float:
+    def _due(self, news: float) -> float:
         wanted = self._wanted
         is_pressing = wanted is not None and self._may_say != {wanted.condition.status}
-        return self._last + self._backoff.pause(is_news=is_news, is_pressing=is_pressing)
+        return self._last + self._backoff.pause(news=news, is_pressing=is_pressing)
 
     async def _tell(self, deadline: float, *, is_urgent: bool) -> None:
         report = self._wanted
@@ -194,8 +199,8 @@ class Teller:
             max(1.0, deadline - MARGIN_SECONDS),
             is_urgent,
         )
-        was_early = self._pace.clock() < self._due(is_news=False)
-        self._is_urgent = self._is_fresh = False
+        was_early = self._pace.clock() < self._due(math.inf)
+        self._is_urgent, self._news = False, math.inf
         self._told = None
         if report is not None:
             self._may_say.add(report.condition.status)
@@ -236,3 +241,7 @@ class Teller:
                 EVENTS_KEPT, self._account.label, event.reason, event.message,
             )  # fmt: skip
         self._dropped += 1
+
+
+def _without_message(report: Report) -> Report:
+    return replace(report, condition=replace(report.condition, message=""))

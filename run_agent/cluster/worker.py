@@ -106,7 +106,7 @@ def _tell(request: Request) -> Iterator[Result]:
         yield _patched(pod, request.patch)
         if pod.is_of_the_api:
             return
-        uid = objects.at(pod.body, "metadata", "uid")
+        uid = objects.at(pod.body, "metadata", "uid") or account.uid
         for event in request.events:
             what = event["metadata"]["name"]
             involved = event["involvedObject"] | ({"uid": uid} if uid else {})

@@ -215,7 +215,7 @@ def test_nobody_gets_in_by_ssh_before_a_key_is_there():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
 def test_the_release_is_copied_by_whoever_may_not_change_owners():
-    """And again over the first copy, into a folder of root's, as the kubelet makes them."""
+    """And again in the place of an upgraded copy; in a folder of root's, as the kubelet's are."""
     [copying] = pod(example("."))["spec"]["initContainers"]
     with tempfile.TemporaryDirectory() as name:  # pytest's own are root's alone
         Path(name).chmod(0o755)
@@ -226,10 +226,12 @@ def test_the_release_is_copied_by_whoever_may_not_change_owners():
         (image / "bin" / "again").symlink_to("hello")
         volume.mkdir()
         volume.chmod(0o2777)
-        places = {"/app/.": f"{image}/.", "/copy/": f"{volume}/"}
-        argv = [places.get(word, word) for word in copying["command"]]
-        for _ in range(2):
+        *shell, script = copying["command"]
+        argv = [*shell, script.replace("/app/", f"{image}/").replace("/copy", str(volume))]
+        for upgraded in (volume / "bin" / "upgraded", volume / ".again"):
             subprocess.run(argv, user=10001, group=10001, extra_groups=[], check=True, timeout=20)
+            assert not (volume / "bin" / "upgraded").exists()
+            upgraded.touch()
         assert (volume / "bin" / "hello").read_text() == "#!/bin/sh\n"
         assert (volume / "bin" / "hello").stat().st_mode & 0o777 == 0o555
         assert (volume / "bin" / "again").readlink() == Path("hello")

@@ -14,8 +14,8 @@ import requests
 from run_agent import settings
 from run_agent.cluster import account
 from run_agent.cluster.report import CONDITION, Condition, Event, Report
-from run_agent.cluster.teller import Teller
 from support import manifests
+from support.brisk_teller import brisk_teller
 from support.kubernetes_api import KubernetesApi
 from support.manifests import example, only, pod, shown
 from support.wait import PATIENCE_SECONDS, until
@@ -78,7 +78,7 @@ def _tell(api, root):
     environ = manifests.environment(example(".")) | api.mount(root, NAMESPACE)
     ours = account.find(settings.load(environ | {"RUN_AGENT_ROOT": str(root)}, app="hello"))
     assert ours is not None
-    teller = Teller(ours)
+    teller = brisk_teller(ours)
     teller.report(Report({"version": "0.1.0"}, {"last-verdict": "done"}, Condition(True, "Ready")))
     teller.event(Event("UpgradeDone", "0.1.0 serves", time.time()))
 

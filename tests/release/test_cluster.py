@@ -55,6 +55,21 @@ def assert_sound(cluster: Cluster, *pods: Pod) -> None:
     assert_told(*pods)
 
 
+def assert_upgrade_told(cluster: Cluster, pod: Pod) -> None:
+    """Fail unless the API knows how the pod has got its version."""
+    told, status = cluster.told(pod), pod.status()
+    event = told.until_happened("UpgradeDone", lambda: pod.log)
+    assert (event["type"], event["message"]) == ("Normal", f"{NEW} serves; it was {OLD}")
+    assert told.annotations == {
+        "version": NEW,
+        "slug-digest": status["digest"],
+        "hot-upgraded-at": status["hot_upgraded_at"],
+        "last-operation": "upgrade",
+        "last-verdict": "done",
+        "last-operation-at": status["last_change"]["at"],
+    }
+
+
 def ready_since(pod: Pod) -> str:
     """Return since when it has been ready without a break."""
     answer = pod.get("/readyz")
@@ -132,7 +147,11 @@ def test_a_rolling_hot_upgrade_loses_neither_message_nor_connection_nor_request(
             done = pod.verb("upgrade", "--json", timeout=60)
             assert (done.returncode, pod.serves()) == (0, NEW), (done, pod.log)
             cluster.until_reported(pod, NEW)
+            assert_upgrade_told(cluster, pod)
             assert_sound(cluster, *pods)
+    assert {pod.name: cluster.told(pod).reasons for pod in pods} == {
+        pod.name: ["UpgradeDone"] for pod in pods
+    }
     for pod, http in zip(pods, loads, strict=True):
         heard = pod.heard()
         assert set(heard) == {other.node for other in pods} - {pod.node}

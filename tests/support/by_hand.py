@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from support import slugs
@@ -80,7 +81,10 @@ def environment(ports: tuple[int, int], home: Path) -> dict[str, str]:
 def started(
     kind: str, tree: Path, env: dict[str, str], *, port: str | None = "PORT"
 ) -> Iterator[Started]:
-    """Start the release and wait until it listens on the port that the variable `port` names."""
+    """Start the release and wait until it listens on the port that the variable `port` names.
+
+    And on TCP_PORT, which it opens after that; with `port=None` nothing is waited for.
+    """
     log = tree.parent / f"{tree.name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -94,8 +98,8 @@ def started(
         )
     running = Started(kind, tree, env, process)
     try:
-        if port is not None:
-            until(lambda: listens(int(env[port]), process), f"no listener on {port}", READY_SECONDS)
+        for name in dict.fromkeys((port, "TCP_PORT") if port else ()):
+            until(partial(listens, int(env[name]), process), f"no listener: {name}", READY_SECONDS)
         yield running
     except BaseException as error:
         error.add_note(f"{kind} said:\n{log.read_text(errors='replace')}")

@@ -28,11 +28,10 @@ from support.kubernetes_api import KubernetesApi
 from support.network import Network
 from support.ports import Ports
 from support.replica import Replica
+from support.told_pod import TELL_SECONDS, ToldPod
 from support.wait import PATIENCE_SECONDS, until
 
 ACCOUNT = ROOT / "examples" / "kubernetes" / "base" / "account.yaml"
-
-OURS = "run-agent.dev"
 
 APP = "shop"
 """Not the release's name, which is `chatter`."""
@@ -142,7 +141,7 @@ class Cluster:
             self.bridge = stack.enter_context(cluster_network.bridge())
             hub = self.bridge.network
             self.api = stack.enter_context(KubernetesApi(hub.address, enter=hub.enter))
-            self.api.rules = _example_rules()
+            self.api.rules = example_rules()
             self.deploy(cluster_slugs.OLD)
             stack.callback(self._end)
             self._stack = stack.pop_all()
@@ -219,20 +218,16 @@ class Cluster:
 
     def until_reported(self, pod: Pod, version: str) -> None:
         """Wait until the API knows of the pod that this version takes requests in it."""
+        told = self.told(pod)
+        until(
+            lambda: (told.labels.get("version"), told.condition) == (version, ("True", "Ready")),
+            lambda: f"{self.api.get('Pod', pod.name)}: {pod.log}",
+            TELL_SECONDS,
+        )
 
-        def reported() -> bool:
-            stored = self.api.get("Pod", pod.name) or {}
-            labels, conditions = (
-                stored["metadata"]["labels"],
-                stored["status"].get("conditions", ()),
-            )
-            states = {condition["type"]: condition["status"] for condition in conditions}
-            return (labels.get(f"{OURS}/version"), states.get(f"{OURS}/release")) == (
-                version,
-                "True",
-            )
-
-        until(reported, lambda: f"{self.api.get('Pod', pod.name)}: {pod.log}")
+    def told(self, pod: Pod) -> ToldPod:
+        """Return what the API knows of the pod by run-agent's word."""
+        return ToldPod(self.api, pod.name)
 
     def faults(self, *pods: Pod) -> dict[str, dict[str, Heard]]:
         """Return what was lost or came out of turn at any of these."""
@@ -272,7 +267,7 @@ def _has_heard(pod: Pod, nodes: set[str], before: Mapping[str, Heard]) -> bool:
     )
 
 
-def _example_rules() -> list[dict[str, Any]]:
+def example_rules() -> list[dict[str, Any]]:
     """Return what the example lets its replicas do."""
     objects = yaml.safe_load_all(ACCOUNT.read_text())
     [rules] = [each["rules"] for each in objects if each["kind"] == "Role"]

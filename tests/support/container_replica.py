@@ -9,6 +9,7 @@ in the same words. PID 1 is the container's own; the pids are those of this side
 """
 
 import hashlib
+import itertools
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -136,6 +137,7 @@ class Host:
         self.controller.mkdir()
         self._folder, self._ports = folder, ports
         self._replicas: list[Contained] = []
+        self._numbers = itertools.count()  # several threads may boot at a time
         self.admit()
 
     def __enter__(self) -> Self:
@@ -179,7 +181,7 @@ class Host:
         usual = {name: str(self._ports.free()) for name in names}
         usual |= {"CONTROLLER_URL": f"file://{CONTROLLER}", "MY_POD_IP": "127.0.0.1"}
         replica = Contained(
-            root or self._folder / f"replica-{len(self._replicas)}",
+            root or self._folder / f"replica-{next(self._numbers)}",
             [*verb, *command],
             settings=usual | (QUIET if network == "none" else {}) | dict(settings or {}),
             mounted={self.controller: CONTROLLER},

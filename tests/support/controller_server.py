@@ -37,6 +37,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from support import ports
+
 ENDPOINTS = ("current", "ssh_keys", "host_index", "migrate")
 JSON = {"Content-Type": "application/json; charset=utf-8"}
 
@@ -81,8 +83,7 @@ class ControllerServer:
         self._faults: dict[str, _Fault] = {}
         self._lock = threading.Lock()
         self.connections: set[socket.socket] = set()
-        # Bound, never listening: the port stays ours while nobody listens on it.
-        self._port = _bound(0)
+        self._port = ports.bound()
         self.port = self._port.getsockname()[1]
         self.accept()
         return self
@@ -151,6 +152,8 @@ class ControllerServer:
     def connected(self, connection: socket.socket) -> None:
         with self._lock:
             self.connections.add(connection)
+            if self.ending.is_set():  # it came while the others were hung up on
+                _hang_up(connection)
 
     def disconnected(self, connection: socket.socket) -> None:
         with self._lock:
@@ -379,13 +382,6 @@ FAULTS: dict[str, Callable[[_Handler, _Fault], None]] = {
 
 def _basic(app: str, key: str) -> str:
     return "Basic " + base64.b64encode(f"{app}:{key}".encode()).decode()
-
-
-def _bound(port: int) -> socket.socket:
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", port))
-    return bound
 
 
 def _hang_up(connection: socket.socket) -> None:

@@ -28,6 +28,8 @@ from typing import Any, Self
 
 import google_crc32c
 
+from support import ports
+
 PIECE_BYTES = 1 << 16
 TICK_SECONDS = 0.05
 """Between two pieces of an answer that comes slowly."""
@@ -88,7 +90,8 @@ class HttpServer:
         self.closing = threading.Event()
         self._objects: dict[str, _Object] = {}
         self._plans: dict[str, deque[Answer]] = defaultdict(deque)
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._port = ports.bound()
+        self._server = _Server(self._port.getsockname(), _Handler)
         self._server.owner = self
         self._scheme = "http"
         if tls is not None:
@@ -103,6 +106,7 @@ class HttpServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        self._port.close()
 
     def close(self) -> None:
         """Refuse connections from now on."""

@@ -89,6 +89,7 @@ class KubernetesApi:
             target=self._loop.run_forever, name="kubernetes", daemon=True
         )
         self._thread.start()
+        self._healed = asyncio.Event()
         self._listener: socket.socket | None = None
         self._runner: aiohttp.web.ServerRunner | None = None
         self._await(self._objects.__aenter__())
@@ -184,13 +185,13 @@ class KubernetesApi:
     def heal(self) -> None:
         """Forget all faults; who hangs is hung up on."""
         self._faults.clear()
-        self._call(self._healed.set)
+        self._call(self._let_go)
 
     def refuse(self) -> None:
         """Close the port and what is connected to it; connections are refused from now on."""
         if self._listener is None:
             return
-        self._call(self._healed.set)
+        self._call(self._let_go)
         self._await(self._close())
         self._listener = None
 
@@ -231,8 +232,12 @@ class KubernetesApi:
         if remount:
             self.remount()
 
-    async def _open(self, listener: socket.socket) -> None:
+    def _let_go(self) -> None:
+        """Hang up on who hangs now; who comes later may hang again."""
+        self._healed.set()
         self._healed = asyncio.Event()
+
+    async def _open(self, listener: socket.socket) -> None:
         self._runner = aiohttp.web.ServerRunner(
             aiohttp.web.Server(self._serve, access_log=None), shutdown_timeout=0.1
         )

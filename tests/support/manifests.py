@@ -25,7 +25,12 @@ RENDER_SECONDS = 60.0
 SECRET = {"ERLANG_COOKIE": "c" * 64, "SECRET_KEY_BASE": "b" * 96, "APP_KEY": "a" * 64}
 """What an operator puts into the Secret."""
 
-TOLD = {"status.podIP": "10.0.0.7", "metadata.name": "hello-5d", "metadata.namespace": "shop"}
+TOLD = {
+    "status.podIP": "10.0.0.7",
+    "metadata.name": "hello-5d",
+    "metadata.namespace": "shop",
+    "metadata.uid": "6b7c5f0e-1f1c-4c3e-9d0b-0a1b2c3d4e5f",
+}
 """What the kubelet says of the pod."""
 
 Document = Mapping[str, Any]

@@ -130,7 +130,7 @@ def until_waits_for(replica: Replica, what: str) -> str:
             return next((wait["since"] for wait in waits if what in wait["what"]), None)
         return None
 
-    return until(since, lambda: f"{what!r} in {replica.get('/readyz')}: {replica.log}")
+    return until(since, lambda: f"{what!r}: {replica.log}")
 
 
 def volume(root: Path) -> Path:

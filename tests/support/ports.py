@@ -9,6 +9,17 @@ FIRST, LAST = 20_000, 32_000
 otherwise take a port between our look and its use."""
 
 
+def bound(port: int = 0) -> socket.socket:
+    """Bind a socket to a port of 127.0.0.1, by default any free one, and never listen.
+
+    It stays ours while nobody listens there; a server of ours may bind it as well.
+    """
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
+
+
 class Ports:
     """Reserves ports until `close`.
 

@@ -226,7 +226,8 @@ class Replica:
         """Kill whatever is left of it."""
         if self.process.poll() is None:
             if self._as_pid_1 and (pid_1 := self._child_of_unshare()):
-                os.kill(pid_1, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid_1, signal.SIGKILL)
             self.process.kill()
         kill_all(self.alive)
         self.process.wait(PATIENCE_SECONDS)

@@ -1,11 +1,13 @@
 """What a pod is told of its replica."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from entrypoint import pod
+from entrypoint.init import marker
 from entrypoint.replica import Facts, LastChange, Replica
 from run_agent.cluster.account import Account
 from run_agent.cluster.report import Condition
@@ -24,6 +26,10 @@ def replica(*, ready=True, release=RUNNING, **facts):
 
 def change(verb, verdict, message="so it went"):
     return LastChange(verb, "2026-11-21T12:00:00Z", str(verdict), message)
+
+
+def ago(seconds):
+    return time.strftime(marker.TIME, time.gmtime(time.time() - seconds))
 
 
 ACCOUNT = Account("127.0.0.1", 443, Path("/nowhere"), "default", "hello-0")
@@ -95,6 +101,34 @@ def test_a_replica_that_waits_says_what_for():
     assert pod.condition(it).message == "waiting for the app to accept on port 4000"
 
 
+def test_a_replica_that_boots_says_what_it_waits_for():
+    it = replica(ready=False, release={"state": "none"})
+    assert pod.condition(it).message == ""
+    it.wait_for("deploy", "the current deploy from https://controller.example")
+    assert pod.condition(it) == Condition(
+        status=False,
+        reason="Booting",
+        message="waiting for the current deploy from https://controller.example",
+    )
+
+
+@pytest.mark.parametrize(
+    ("release", "message"),
+    [
+        ({"state": "ended", "code": 78}, "exit code 78"),
+        ({"state": "lingering", "code": 0}, "exit code 0"),
+        ({"state": "backoff", "code": 143}, "exit code 143; it is started again"),
+        (
+            {"state": "backoff", "code": 137, "out_of_memory": "killed by the kernel"},
+            "killed by the kernel; it is started again",
+        ),
+    ],
+)
+def test_a_release_that_has_ended_says_how(release, message):
+    condition = pod.condition(replica(release=release))
+    assert condition == Condition(status=False, reason="ReleaseEnded", message=message)
+
+
 @pytest.mark.parametrize(
     ("verb", "verdict", "reason", "warning"),
     [
@@ -138,26 +172,67 @@ def test_a_try_that_ends_like_the_one_before_is_told_once():
     """With FOLLOW=hot there is one a minute as long as an outage lasts."""
     it = replica()
     ours = pod.Pod(ACCOUNT, it)
-    it.learn(last_change=change("upgrade", Verdict.UNCHANGED, "no storage"))
+    failed = change("upgrade", Verdict.UNCHANGED, "no storage")
+    it.learn(last_change=replace(failed, at=ago(60)))
     assert len(list(ours._happened())) == 1
     first = pod.report(it, ours._change, pod.condition(it))
-    it.learn(last_change=replace(it.facts.last_change, at="2026-11-21T12:01:00Z"))
+    it.learn(last_change=replace(failed, at=ago(0)))
     assert not list(ours._happened())
     assert pod.report(it, ours._change, pod.condition(it)) == first
     it.learn(last_change=replace(it.facts.last_change, message="no controller"))
     assert len(list(ours._happened())) == 1
 
 
-def test_a_kill_for_want_of_memory_is_told_once_each_time():
+def test_but_its_time_is_shown_once_that_of_the_first_is_old():
     it = replica()
+    ours = pod.Pod(ACCOUNT, it)
+    failed = change("upgrade", Verdict.UNCHANGED, "no storage")
+    it.learn(last_change=replace(failed, at=ago(pod.SAME_AGAIN_SECONDS + 5)))
+    assert len(list(ours._happened())) == 1
+    again = replace(failed, at=ago(0))
+    it.learn(last_change=again)
+    assert not list(ours._happened())
+    report = pod.report(it, ours._change, pod.condition(it))
+    assert report.annotations["last-operation-at"] == again.at
+
+
+def killed(at, message="limit 64 MiB"):
+    return RUNNING | {"last_kill": {"message": message, "at": at}}
+
+
+@pytest.fixture
+def now():
+    return time.time()
+
+
+def test_a_kill_for_want_of_memory_is_told_once_with_its_time(now):
+    it = replica(release=RUNNING | {"last_kill": None})
     news = look(it)
-    it.release = {"state": "backoff", "out_of_memory": "limit 64 MiB"}
-    assert [event.reason for event in news()] == ["OutOfMemory"]
     assert news() == []
-    it.release = dict(RUNNING)
+    it.release = killed(now)
+    (event,) = news()
+    assert (event.reason, event.message, event.at) == ("OutOfMemory", "limit 64 MiB", now)
+    assert event.warning
     assert news() == []
-    it.release = {"state": "backoff", "out_of_memory": "limit 64 MiB"}
-    assert [event.message for event in news()] == ["limit 64 MiB"]
+    it.release = killed(now + 1, "of the release")
+    assert [event.message for event in news()] == ["of the release"]
+
+
+def test_kills_in_a_row_that_read_alike_are_told_once_in_a_while(now):
+    it = replica(release=killed(now))
+    news = look(it)
+    assert len(news()) == 1
+    it.release = killed(now + pod.KILL_AGAIN_SECONDS - 1)
+    assert news() == []
+    it.release = killed(now + pod.KILL_AGAIN_SECONDS)
+    assert len(news()) == 1
+
+
+def test_a_kill_is_told_by_the_next_agent_too_unless_its_event_has_expired(now):
+    it = replica(release=killed(now - 60))
+    assert look(it)() == look(it)(), "the same: the API knows it by its name"
+    it = replica(release=killed(now - pod.EVENT_SECONDS))
+    assert look(it)() == []
 
 
 def test_stale_keys_are_told_once_an_outage():

@@ -1,5 +1,6 @@
 """Which pod is ours: from the settings, the mounted files, the host name; or none."""
 
+import logging
 import socket
 
 import pytest
@@ -50,8 +51,8 @@ def test_where_the_api_is(folder, found, host, url):
 
 
 def test_what_is_said_beats_what_is_mounted(folder, found):
-    account = found(POD_NAME="hello-2", POD_NAMESPACE="other")
-    assert (account.pod, account.namespace) == ("hello-2", "other")
+    account = found(POD_NAME="hello-2", POD_NAMESPACE="other", POD_UID="6b7c")
+    assert (account.pod, account.namespace, account.uid) == ("hello-2", "other", "6b7c")
 
 
 def test_without_any_name_the_pod_goes_by_the_kernels(folder, found):
@@ -62,13 +63,19 @@ def test_without_any_name_the_pod_goes_by_the_kernels(folder, found):
     "environ", [{"KUBERNETES_REPORTS": "none"}, {"KUBERNETES_SERVICE_HOST": ""}]
 )
 def test_there_is_none_where_none_is_wanted_or_no_api_is(folder, found, environ, caplog):
+    caplog.set_level(logging.INFO)
     assert found(**environ) is None
     assert not caplog.records
 
 
-def test_there_is_none_where_none_is_mounted(found, caplog):
+def test_there_is_none_where_none_is_mounted_which_is_said(found, caplog):
+    caplog.set_level(logging.INFO)
     assert found() is None
-    assert not caplog.records
+    [said] = caplog.records
+    assert said.levelno == logging.INFO
+    assert said.getMessage().startswith("our pod is not told how its replica is: there is no /")
+    assert found(KUBERNETES_REPORTS="none") is None
+    assert len(caplog.records) == 1
 
 
 def test_a_token_that_nobody_may_read_is_an_account_all_the_same(folder, found):

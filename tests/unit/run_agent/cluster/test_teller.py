@@ -4,6 +4,7 @@ import asyncio
 import bisect
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from run_agent.cluster.account import Account
 from run_agent.cluster.messages import REPORT, Result
 from run_agent.cluster.report import Condition, Event, Report
-from run_agent.cluster.teller import EVENTS_KEPT, Pace, Teller
+from run_agent.cluster.teller import EVENTS_KEPT, FIRST_REPORT_SECONDS, Pace, Teller
 from run_agent.errors import RunAgentError
 
 POD = Account("10.0.0.1", 443, Path("/x"), "shop", "hello-1")
@@ -101,10 +102,11 @@ class World:
         patches = [request.patch for _, request, _ in self.asked]
         return [patch["metadata"]["labels"]["run-agent.dev/version"] for patch in patches]
 
-    def told(self, **report):
+    def told(self, condition=READY):
         """Have it told once, successfully."""
-        self.teller.report(a_report(**report))
-        self.run(self.now + 2 * WORKER_TAKES)
+        self.teller.report(a_report(condition=condition))
+        patience = 0 if condition.status else FIRST_REPORT_SECONDS
+        self.run(self.now + patience + 2 * WORKER_TAKES)
         assert self.asked
         self.asked.clear()
 
@@ -188,7 +190,7 @@ def test_what_came_back_to_what_was_told_is_not_told(world):
     start = world.now
     world.at(start + 1, lambda: world.teller.report(a_report("2")))
     world.at(start + 2, lambda: world.teller.report(a_report("1")))
-    world.run(start + HOUR)
+    world.run(start + HOUR / 2)
     assert world.asked == []
 
 
@@ -228,6 +230,76 @@ def test_the_condition_says_since_when_it_is_so(world):
         for _, request, _ in world.asked
     ]
     assert since == ["2023-11-14T22:13:22Z"] * 2
+
+
+def a_wait(message):
+    return Condition(status=False, reason="NotReady", message=message)
+
+
+def test_a_message_alone_is_told_once_a_minute_at_most(world):
+    """An app that answers 500 and 501 in turn is waited for in other words each second."""
+    world.told(condition=a_wait("it answers 500"))
+    start = world.now
+    for second in range(3600):
+        waits = a_report(condition=a_wait(f"it answers {500 + second % 2}"))
+        world.at(start + second, lambda waits=waits: world.teller.report(waits))
+    world.run(start + HOUR)
+    assert 50 <= len(world.times) <= 60
+    assert min(world.pauses) >= 60
+
+
+@pytest.mark.parametrize(
+    "news", [a_report(), a_report("2"), a_report(condition=replace(BUSY, reason="Draining"))]
+)
+def test_but_holds_up_nothing_else(world, news):
+    world.told(condition=BUSY)
+    start = world.now
+    world.at(start + 10, lambda: world.teller.report(a_report(condition=a_wait("x"))))
+    world.at(start + 20, lambda: world.teller.report(news))
+    world.run(start + 60)
+    assert world.times == [start + 20]
+
+
+def test_a_message_alone_hurries_not_even_where_events_are_forbidden(world):
+    world.told(condition=BUSY)
+    start, world.event_status = world.now, 403
+    world.teller.event(an_event())
+    for second in range(0, 600, 2):
+        waits = a_report(condition=a_wait(str(second)))
+        world.at(start + second, lambda waits=waits: world.teller.report(waits))
+    world.run(start + 600)
+    assert 9 <= len(world.times) <= 12
+    assert min(world.pauses[1:]) >= 60  # with the Event comes the first message
+
+
+@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 3600), (1.0, 3600 * 0.8)])
+def test_at_rest_the_same_is_told_each_hour(chance, seconds):
+    """Whatever somebody else has made of it: no answer of theirs comes to us."""
+    world = World(chance)
+    world.teller.report(a_report())
+    world.run(4 * HOUR)
+    assert world.pauses[:3] == pytest.approx([seconds] * 3)
+    assert set(world.versions) == {"1"}
+    assert len({str(request.patch) for _, request, _ in world.asked}) == 1
+
+
+def test_what_is_put_right_each_hour_is_tried_again_like_all_else(world):
+    world.told()
+    world.report_status = 500
+    world.run(HOUR + 60)
+    assert world.pauses[:3] == [5, 10, 20]
+
+
+def test_the_first_condition_is_as_old_as_the_agent_before_us_knew_it(world):
+    two_hours_ago = EPOCH - 2 * HOUR
+    world.teller.report(a_report(), since=two_hours_ago)
+    world.at(100, lambda: world.teller.report(a_report(condition=BUSY), since=two_hours_ago))
+    world.run(HOUR)
+    since = [
+        request.patch["status"]["conditions"][0]["lastTransitionTime"]
+        for _, request, _ in world.asked
+    ]
+    assert since == ["2023-11-14T20:13:20Z", "2023-11-14T22:15:00Z"]
 
 
 # -- Events
