@@ -1,5 +1,6 @@
 """What holds for every test: nothing that it started is left behind."""
 
+import contextlib
 from collections.abc import Iterator
 
 import psutil
@@ -16,7 +17,8 @@ def no_process_left() -> Iterator[None]:
     _, left = psutil.wait_procs(psutil.Process().children(recursive=True), LEAVE_SECONDS)
     names = [_command(process) for process in left]
     for process in left:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(left, LEAVE_SECONDS)
     assert not names, f"tests left processes behind: {'; '.join(names)}"
 

@@ -9,6 +9,7 @@ import pytest
 from support import images, slugs, small_slugs
 from support.containers import Container
 from support.upgrading import NODE_SECONDS
+from support.wait import until
 
 ANYBODY = ["0", "1000", "1000:1000", "12345:54321"]
 """As --user has them; no account in the image has those numbers."""
@@ -41,6 +42,8 @@ def test_anybody_can_run_it(image, controller, user, read_only):
         status = json.loads(container.exec("run-agent", "status", "--json").stdout)
         assert (status["ready"], status["release_state"]) == (True, "running")
         uid, _, gid = user.partition(":")
+        # ready is what was started, whatever it has come to
+        until(container.stdout.read_text, lambda: f"nothing is printed: {container.text()}")
         assert container.stdout.read_text() == f"replica-7 as {uid}:{gid or 0}\n"
         assert container.exec("sh", "-c", "echo x > /opt/run-agent/x").returncode or user == "0"
         assert (

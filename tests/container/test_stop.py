@@ -8,12 +8,13 @@ import pytest
 from support import load
 from support.wait import holds, until
 
-DRAIN_SECONDS, GRACE_SECONDS = 3.0, 20.0
+DRAIN_SECONDS, GRACE_SECONDS = 6.0, 30.0
 
 PER_SECOND = 200.0
 
-LATE = 0.6 * DRAIN_SECONDS
-"""How long after `/readyz` has changed a slow load balancer notices."""
+LATE = 0.4 * DRAIN_SECONDS
+"""How long after `/readyz` has changed a slow load balancer notices; the rest is for ours, which
+is another process on a loaded machine."""
 
 SETTINGS = {"DRAIN_SECONDS": str(DRAIN_SECONDS), "GRACE_SECONDS": str(GRACE_SECONDS)}
 

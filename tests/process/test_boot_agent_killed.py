@@ -14,7 +14,7 @@ from support.platform import current, half_done, trees, until_kept, volume
 from support.wait import holds, until
 
 SLUG = "/slugs/hello-41.tar.gz"
-SLOWLY = Answer(slowly=True)
+STALLS = Answer(stall_after=1 << 18)
 
 BACK_SECONDS = 2.0
 """How soon another agent is there."""
@@ -65,7 +65,7 @@ def commands(replica):
 
 
 def test_killed_while_it_fetches(hello):
-    hello.storage.plan(SLUG, SLOWLY, SLOWLY)
+    hello.storage.plan(SLUG, STALLS, STALLS)
     replica = hello.boot()
     for times in 1, 2:
         until(lambda t=times: hello.asked_for_slug() == t, "no slug is fetched")

@@ -8,7 +8,7 @@ import pytest
 
 from support import small_slugs, tarballs
 from support.http_server import Answer
-from support.platform import APP_KEY, SIGNATURE
+from support.platform import APP_KEY, SIGNATURE, until_kept
 from support.wait import until
 
 BASHS_OWN = {"_", "SHLVL", "PWD", "OLDPWD"}
@@ -176,7 +176,7 @@ def test_a_value_that_no_process_can_be_given_is_refused_by_name(platform, value
 
 
 def test_no_secret_is_in_a_log_line_or_an_argv_at_any_time_of_a_boot(platform):
-    platform.deploy(
+    digest = platform.deploy(
         small_slugs.serving(*small_slugs.ballast(1 << 20)), config={"TOKEN": "config-secret"}
     )
     slug = "/slugs/hello-41.tar.gz"
@@ -196,6 +196,7 @@ def test_no_secret_is_in_a_log_line_or_an_argv_at_any_time_of_a_boot(platform):
     for text in [*seen, replica.log, replica.verb("status", "--json").stdout]:
         for secret in APP_KEY, SIGNATURE, "config-secret", cookie:
             assert secret not in text
+    until_kept(replica, digest)  # or files come and go while they are listed
     secret_files = [path for path in replica.root.rglob("*") if holds_secret(path, cookie)]
     assert {path.name for path in secret_files} <= {"environment.json"}
     assert all(path.stat().st_mode & 0o77 == 0 for path in secret_files)

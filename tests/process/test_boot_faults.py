@@ -24,6 +24,11 @@ def errors(replica) -> list[str]:
     return [event["message"] for event in replica.events() if event["severity"] == "ERROR"]
 
 
+def until_gone(replica) -> None:
+    """Wait until nothing is left: what was killed at the very end of the grace is still dying."""
+    until(lambda: not replica.alive(), lambda: f"still there: {replica.commands()}")
+
+
 @pytest.mark.parametrize(
     ("members", "code", "said"),
     [
@@ -94,7 +99,7 @@ def test_one_that_ignores_term_is_killed_within_the_grace(platform, slug, as_pid
     told, ended = errors(replica)
     assert told == "release did not stop in time: killing it"
     assert "killed by run-agent at the end of the grace period, exit code 137" in ended
-    assert not replica.alive()
+    until_gone(replica)
 
 
 @pytest.mark.parametrize("as_pid_1", [True, False], ids=["pid-1", "ordinary"])
@@ -108,7 +113,7 @@ def test_the_orphans_of_a_release_do_not_outlive_it(platform, as_pid_1, ends_its
         until(lambda: replica.log.count("daemon\n") == 2, "there are no daemons")
         replica.term()
     assert replica.wait() == (4 if ends_itself else 128 + signal.SIGTERM)
-    assert not replica.alive()
+    until_gone(replica)
 
 
 def test_a_release_that_fails_again_is_started_from_what_is_current(platform):

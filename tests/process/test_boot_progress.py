@@ -25,9 +25,11 @@ def test_on_a_terminal_one_line_is_redrawn(platform):
     replica = platform.boot(stderr=theirs, settings={"LOG_FORMAT": "text"})
     os.close(theirs)
     replica.until_ready()
-    seen = os.read(ours, 1 << 20).decode()
-    os.close(ours)
     line = r"fetching the slug of deploy 41: (\d+) % of 1 MB, \d+ files"
+    seen = ""
+    while not re.search(rf"{line}\r\n", seen):  # the terminal may hand it out in pieces
+        seen += os.read(ours, 1 << 16).decode()
+    os.close(ours)
     drawn = [int(percent) for percent in re.findall(rf"\r\x1b\[K{line}", seen)]
     assert len(drawn) > 3
     assert drawn == sorted(drawn)

@@ -23,6 +23,7 @@ from run_agent.errors import DeniedError, UnavailableError
 from run_agent.model import Secret
 from run_agent.patience import Pace
 from support.controller_server import ControllerServer
+from support.wait import until
 
 PATIENCE = 20.0
 """More than any test needs: one that waits it out has failed."""
@@ -36,6 +37,15 @@ RELEASE = {
     "config": {"DATABASE_URL": CONFIG_VALUE},
 }
 HOUR = dt.timedelta(hours=1)
+
+PATIENT = Deadlines(PATIENCE, PATIENCE, PATIENCE)
+"""No server that answers is late by them, so that what was asked can be counted."""
+
+HASTY = Deadlines(2.0, 2.0, 2.0)
+"""For a server that does not answer: longer than one that does takes on a loaded machine."""
+
+SOON = 10.0
+"""Well before what would end a call that waited for the whole of a fault."""
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +69,8 @@ def a_server():
         yield server
 
 
-def asking(url, *, key=KEY, app="hello", deadlines=Deadlines(0.5, 0.5, 1.0), **pace):  # noqa: B008
-    """Return a controller that is in a hurry, so that the tests are."""
+def asking(url, *, key=KEY, app="hello", deadlines=PATIENT, **pace):
+    """Return a controller that soon tries again, so that the tests are quick."""
     spaced = Pace(**({"first": 0.02, "longest": 0.1, "shortest_try": 0.2} | pace))
     return HttpController(url, app, Secret(key), deadlines=deadlines, pace=spaced)
 
@@ -132,7 +142,7 @@ def test_config_arrives_byte_for_byte(server):
 )
 def test_what_passes_is_waited_out(server, fault, times):
     server.fault("current", *fault, times=times)
-    assert asking(server.url).current_deploy(PATIENCE).version == "41"
+    assert asking(server.url, deadlines=HASTY).current_deploy(PATIENCE).version == "41"
     assert server.count("current") == times + 1
 
 
@@ -165,7 +175,8 @@ def test_what_does_not_pass_is_told_when_patience_ends(server, fault, reason):
         server.refuse()
     else:
         server.fault("current", *fault)
-    message = failure(UnavailableError, asking(server.url).current_deploy, 0.5)
+    # the last try, whose end is told, has time for its answer
+    message = failure(UnavailableError, asking(server.url, shortest_try=2.0).current_deploy, 3.0)
     start, _, end = reason.partition(" .* ")
     assert message.startswith(start)
     assert end in message
@@ -179,7 +190,7 @@ def test_no_answer_outlasts_patience(server, fault, deadlines):
     server.fault("current", *fault)
     started = time.monotonic()
     message = failure(UnavailableError, asking(server.url, deadlines=deadlines).current_deploy, 1.0)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON
     assert "answer within" in message
 
 
@@ -187,9 +198,9 @@ def test_no_answer_outlasts_patience(server, fault, deadlines):
 def test_an_answer_that_closes_the_connection_is_cut_as_well(where, request):
     server = request.getfixturevalue(where)
     server.fault("current", "drip", 0.05, headers={"Connection": "close"}, times=1)
-    assert asking(server.url).current_deploy(PATIENCE).version == "41"
+    assert asking(server.url, deadlines=HASTY).current_deploy(PATIENCE).version == "41"
     first, second = server.requests
-    assert second.at - first.at < 3
+    assert second.at - first.at < SOON
 
 
 @pytest.mark.parametrize(
@@ -257,8 +268,8 @@ def test_retry_after_is_kept(server):
 def test_a_retry_after_beyond_patience_ends_it(server):
     server.fault("current", "status", 503, headers={"Retry-After": "3600"})
     started = time.monotonic()
-    assert "1 try" in failure(UnavailableError, asking(server.url).current_deploy, 5.0)
-    assert time.monotonic() - started < 2
+    assert "1 try" in failure(UnavailableError, asking(server.url).current_deploy, PATIENCE)
+    assert time.monotonic() - started < SOON
 
 
 def test_what_did_not_change_is_not_sent_again(server):
@@ -336,7 +347,8 @@ def test_calls_from_many_threads_do_not_wait_for_each_other(server):
     server.fault("current", "hang", times=1)
     there = asking(server.url, deadlines=Deadlines(30, 30, 30))
     with ThreadPoolExecutor(9) as pool:
-        hanging = pool.submit(there.current_deploy, 5.0)
+        hanging = pool.submit(there.current_deploy, PATIENCE)
+        until(lambda: server.count("current"), "it hangs")
         keys = list(pool.map(lambda _: there.ssh_keys(PATIENCE).lines, range(64)))
         assert not hanging.done()
         assert set(keys) == {tuple(server.ssh_keys)}
@@ -350,11 +362,9 @@ def test_nothing_stays_open_between_calls(server):
     threads = threading.active_count()
     for _ in range(5):
         there.current_deploy(PATIENCE)
-    deadline = time.monotonic() + 5
-    while server.connections and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not server.connections
-    assert threading.active_count() <= threads
+    until(lambda: not server.connections, lambda: f"{server.connections} are open")
+    # those of the server outlive their connections by a moment
+    until(lambda: threading.active_count() <= threads, lambda: f"{threading.enumerate()}")
 
 
 def test_retries_are_logged_without_secrets(server, caplog):
@@ -444,7 +454,7 @@ def test_https_where_only_http_is_spoken(server):
 @pytest.mark.parametrize("fault", [("drip", 0.05), ("drip_headers", 0.05), ("hang",)])
 def test_tls_does_not_hide_an_answer_that_drips(secure, fault):
     secure.fault("current", *fault, times=1)
-    assert asking(secure.url).current_deploy(PATIENCE).version == "41"
+    assert asking(secure.url, deadlines=HASTY).current_deploy(PATIENCE).version == "41"
     assert secure.count() == 2
 
 

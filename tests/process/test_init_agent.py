@@ -35,6 +35,14 @@ class Server(http.server.ThreadingHTTPServer):
 Server(("127.0.0.1", int(sys.argv[1])), Pid).serve_forever()
 """
 
+WAITS = {
+    "app/.profile.d/waits.sh": "touch begun; until [ -e go ]; do sleep 0.02; done",
+    "app/bin/hello": "exec sleep 600",
+    "app/releases/0.1.0/any": "",
+}
+"""A release in the app folder; whichever agent boots it waits for a file there."""
+IMAGE = {"CONTROLLER_URL": "none", "READY_CHECK": "none", "MY_POD_IP": "127.0.0.1"}
+
 KILLS = 100 if LONG else 15
 LOOP_SECONDS, LONG_LOOP_SECONDS = 10, 300
 SILENCE_PATIENCE_SECONDS = 80.0
@@ -144,7 +152,12 @@ def test_killed_again_and_again_under_load_it_comes_back_and_nobody_notices(boot
 
 def test_what_was_asked_of_it_survives_it(boot):
     replica = boot("sleep", "600").until_ready()
-    before = json.loads(replica.verb("status", "--json", check=True).stdout)
+
+    def kept():  # what became ready is noted a moment later
+        status = json.loads(replica.verb("status", "--json", check=True).stdout)
+        return status["good"] and status
+
+    before = until(kept, "what became ready is not kept")
     assert replica.verb("drain").returncode == 0
     assert replica.get("/readyz").status == 503
     agent = replica.agent_pid
@@ -157,13 +170,14 @@ def test_what_was_asked_of_it_survives_it(boot):
 
 
 def test_killed_before_the_start_it_is_started_again_and_boots(boot):
-    replica = boot("sleep", "600")
-    agent = replica.agent_pid
-    os.kill(agent, signal.SIGKILL)
-    said = replica.until_said("agent ended with exit code 137; starting it again in")
-    assert not replica.events("release started"), f"it was quicker than the test: {said}"
+    replica = boot(verb=("init", "hello"), programs=WAITS, settings=IMAGE)
+    until((replica.root / "app" / "begun").exists, lambda: f"it boots: {replica.log}")
+    os.kill(replica.agent_pid, signal.SIGKILL)
+    replica.until_said("agent ended with exit code 137; starting it again in")
+    assert not replica.events("release started")
     assert replica.get("/livez").status == 200
     assert replica.get("/readyz").status == 503
+    (replica.root / "app" / "go").touch()
     replica.until_ready()
     assert len(replica.events("release started")) == 1
 
@@ -213,7 +227,7 @@ def test_its_workers_do_not_outlive_it(boot):
             "app/bin/hello": "exec sleep 600",
             "app/releases/0.1.0/any": "",
         },
-        settings={"CONTROLLER_URL": "none", "READY_CHECK": "none", "MY_POD_IP": "127.0.0.1"},
+        settings=IMAGE,
     )
 
     def workers():

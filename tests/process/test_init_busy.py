@@ -24,7 +24,11 @@ PIDFD_GETFD = 438
 UPGRADE = "upgrade of deploy 41"
 
 STUBBORN = "trap '' TERM; echo up; while :; do sleep 0.1; done"
-TAKES_ITS_TIME = "trap 'sleep 0.4; echo in order; exit 5' TERM; echo up; sleep 600 & wait"
+WAITS = "echo up; while :; do sleep 0.05; done"
+"""Not one long sleep: a child that bash has just forked loses a TERM that its group gets."""
+
+TAKES_ITS_TIME = f"trap 'sleep 0.4; echo in order; exit 5' TERM; {WAITS}"
+STOPS_WHEN_TOLD = f"trap 'until [ -e go ]; do sleep 0.02; done; exit 5' TERM; {WAITS}"
 
 AGENT_PATIENCE_SECONDS = 45.0
 """An agent that died at its own start comes back after a pause of up to 30 s."""
@@ -232,8 +236,12 @@ def test_what_does_not_stop_to_be_restarted_is_killed_with_its_group(start):
     programs = {"release": "./beside & . ./beside", "beside": STUBBORN}
     replica = start("./release", programs=programs)
     until(lambda: replica.stdout.count("up") == 2, "both are up")
-    before = {pid for pid, command in replica.commands().items() if "bash ./" in command}
-    assert len(before) == 2
+
+    def both():  # and not what one of them has forked to become a sleep
+        found = {pid for pid, command in replica.commands().items() if "bash ./" in command}
+        return len(found) == 2 and found
+
+    before = until(both, lambda: f"both in {replica.commands()}")
     asked_at = time.monotonic()
     say(replica, restart=True)
     replica.until_said("killed by run-agent 10 s after it was asked to stop, exit code 137")
@@ -260,9 +268,11 @@ def test_a_restart_in_a_stop_is_too_late(start):
 
 
 def test_a_stop_ends_a_restart_that_is_under_way(start):
-    replica = start("bash", "-c", TAKES_ITS_TIME)
+    replica = start("bash", "-c", STOPS_WHEN_TOLD)
     replica.until_printed("up")
     say(replica, restart=True)
     replica.until_said("stopping the release, to start it again")
-    assert replica.term().wait() == 5
+    replica.term().until_said("asking the release to stop")
+    (replica.root / "go").touch()
+    assert replica.wait() == 5
     assert len(replica.events("release started")) == 1

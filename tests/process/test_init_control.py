@@ -111,9 +111,11 @@ def test_what_is_no_request_is_refused_and_harms_nothing(shared, line):
 def shared(tmp_path_factory):
     ports = Ports()
     replica = Replica(tmp_path_factory.mktemp("root"), ["exec", "sleep", "600"], ports=ports)
-    yield replica.until_ready()
-    replica.end()
-    ports.close()
+    try:
+        yield replica.until_ready()
+    finally:
+        replica.end()
+        ports.close()
 
 
 def test_silent_clients_by_the_hundred_keep_nobody_waiting(replica):

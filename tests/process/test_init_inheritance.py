@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,10 +107,18 @@ def test_a_container_without_some_of_the_three_streams_runs_as_well(boot, closed
     )
     # until it has become the program, the child has what PID 1 has
     until(lambda: _program(release) == "sleep", "the release to be executed")
-    targets = {fd.name: str(fd.readlink()) for fd in Path(f"/proc/{release}/fd").iterdir()}
-    assert targets.keys() == {"0", "1", "2"}
-    assert not any(target.startswith(("pipe:", "socket:")) for target in targets.values())
+    until(lambda: _targets(release).keys() == {"0", "1", "2"}, "its loader to close what it opened")
+    targets = _targets(release).values()
+    assert not any(target.startswith(("pipe:", "socket:")) for target in targets)
     assert replica.term().wait() == 143
+
+
+def _targets(pid: int) -> dict[str, str]:
+    found = {}
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found[descriptor.name] = str(descriptor.readlink())
+    return found
 
 
 def _program(pid: int) -> str:

@@ -114,5 +114,7 @@ def groups_of(replica):
     release = until(
         lambda: replica.outside(started), "the release, which shows nothing in its exec"
     )
+    # until it has become the program, the child may not have taken the terminal yet
+    until(lambda: replica.commands().get(release) == "sleep 600", "the release to be executed")
     stat = Path(f"/proc/{release}/stat").read_text().rpartition(")")[2].split()
     return int(stat[2]), int(stat[5])

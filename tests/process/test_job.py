@@ -21,6 +21,9 @@ UNSET = {"HEALTH_PORT": ""}
 STUBBORN = b"trap '' TERM HUP; echo $1 up; while :; do sleep 0.1; done\n"
 SCRIPT = b'#!/bin/bash\necho "$0: $#: $*"\nexit 7\n'
 
+WAITS = "while :; do sleep 0.05; done"
+"""Not one long sleep: a child that bash has just forked loses a TERM that its group gets."""
+
 NODE = re.compile(r"job-hello-[0-9a-f]{8}@127\.0\.0\.1")
 
 
@@ -135,13 +138,14 @@ def test_settings_of_the_replicas_beside_it_do_not_disturb_it(deploy, job):
 def test_at_the_time_limit_everything_is_ended(deploy, job, tmp_path):
     deploy(tarballs.file("stubborn", STUBBORN))
     line = "bash stubborn beside & setsid --fork bash stubborn elsewhere; exec bash stubborn cmd"
-    settings = {"JOB_TIMEOUT_SECONDS": "1", "GRACE_SECONDS": "2"}
+    settings = {"JOB_TIMEOUT_SECONDS": "2", "GRACE_SECONDS": "2"}
     done = job(line, settings=settings)
     for name in ("beside", "elsewhere", "cmd"):
         done.until_printed(f"{name} up")
     assert done.wait() == 124
-    assert done.events("stopping: it has run for 1 s (JOB_TIMEOUT_SECONDS)")
-    assert done.alive() == []
+    assert done.events("stopping: it has run for 2 s (JOB_TIMEOUT_SECONDS)")
+    # what was killed at the very end of the grace is still dying
+    until(lambda: not done.alive(), lambda: f"still there: {done.commands()}")
 
 
 def test_a_whole_group_is_asked_and_an_end_in_order_changes_nothing(deploy, job):
@@ -179,8 +183,8 @@ def test_a_limit_that_is_none_is_refused(job, limit):
 
 def test_what_a_command_leaves_in_its_group_does_not_make_it_late(deploy, job):
     deploy(tarballs.file("stubborn", STUBBORN))
-    line = "bash stubborn beside & sleep 0.7; exit 5"
-    done = job(line, settings={"JOB_TIMEOUT_SECONDS": "1"})
+    line = "bash stubborn beside & sleep 0.5; exit 5"
+    done = job(line, settings={"JOB_TIMEOUT_SECONDS": "3"})  # between its end and its group's
     assert done.wait() == 5
     assert done.alive() == []
 
@@ -191,7 +195,7 @@ def test_what_a_command_leaves_in_its_group_does_not_make_it_late(deploy, job):
 @pytest.mark.parametrize("name", ["TERM", "INT"])
 @pytest.mark.parametrize(
     ("line", "code"),
-    [("echo up; exec sleep 60", 143), ("trap 'exit 6' TERM; echo up; sleep 60 & wait", 6)],
+    [("echo up; exec sleep 60", 143), (f"trap 'exit 6' TERM; echo up; {WAITS}", 6)],
 )
 def test_a_stop_reaches_the_command_at_once(deploy, job, name, line, code):
     deploy()
@@ -328,7 +332,9 @@ def test_a_terminal_is_the_command_s_own(deploy, job):
         done = job("read answer; echo got $answer", wrapper=("setsid", "--ctty"), **streams)
         os.write(keys, b"yes\n")
         assert done.wait() == 0
-        assert b"got yes" in os.read(keys, 4096)
+        shown = b""
+        while b"got yes" not in shown:  # the terminal may hand it out in pieces
+            shown += os.read(keys, 4096)
     finally:
         os.close(keys)
         os.close(line)

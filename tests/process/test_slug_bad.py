@@ -1,6 +1,7 @@
 """Slugs that are corrupt, too large or malicious: refused by name, and nothing is touched."""
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import os
@@ -377,8 +378,9 @@ def test_what_unpacks_to_a_lot_costs_no_memory(server, volume, packed):
             status = Path(f"/proc/{fetcher._worker.pid}/status")
 
             def look(_):
-                if found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text()):
-                    peaks.append(int(found[1]))  # none once it has ended
+                with contextlib.suppress(OSError):  # it has ended, and been reaped
+                    if found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text()):
+                        peaks.append(int(found[1]))  # none once it has ended
 
             await fetcher.fetch(volume.request(server.url(PATH)), look, 60)
             await fetcher.finished()

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -155,7 +156,7 @@ def test_what_is_no_application_s_name_is_refused_before_anything_else(environme
 
 @pytest.mark.parametrize("kind", ["mix", "relx"])
 def test_lines_come_while_it_runs(start, kind):
-    _, target = start(kind, HELLO_MIGRATE_SECONDS="1")
+    _, target = start(kind, HELLO_MIGRATE_SECONDS="2")
     seen = []
 
     async def follow():
@@ -164,7 +165,7 @@ def test_lines_come_while_it_runs(start, kind):
 
     asyncio.run(follow())
     ticks = [at for at, text in seen if text.startswith("migrating: ")]
-    assert len(ticks) == 10
+    assert len(ticks) == 20
     assert ticks[-1] - ticks[0] > 0.5
 
 
@@ -191,8 +192,11 @@ def test_a_node_that_dies_meanwhile_is_told_as_a_migration_that_was_cut(start, k
 
 
 def test_past_the_deadline_it_says_that_the_database_may_be_half_way(start):
-    _, target = start("mix", HELLO_MIGRATE_SECONDS="60")
-    error, lines = failure(target, deadline=3)
+    running, target = start("mix", HELLO_MIGRATE_SECONDS="600")
+    begun = time.monotonic()
+    assert running.command("rpc", "1").returncode == 0
+    # the tool's own start is part of it, and takes long on a busy machine
+    error, lines = failure(target, deadline=1 + 3 * (time.monotonic() - begun))
     assert error.exit_code == os.EX_TEMPFAIL
     assert "by half" in str(error)
     assert lines

@@ -41,8 +41,8 @@ UP_SECONDS = 60.0
 
 STOP_SECONDS = 30.0
 
-QUICK_SECONDS = 2.0
-"""An answer that takes longer was not refused, but waited for."""
+QUICK_SECONDS = 4.0
+"""An answer that takes longer was not refused, but waited for: 5 s are the least of that."""
 
 ERLANG_SECONDS = 60.0
 

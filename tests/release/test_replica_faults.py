@@ -38,13 +38,16 @@ def test_a_stop_that_hangs_ends_with_the_grace_and_nothing_is_left(boot, kind, a
     faults = {"HELLO_STOP": "slow", "HELLO_ORPHANS": "2"}
     replica = boot(kind, {"GRACE_SECONDS": "3"}, as_pid_1=as_pid_1, **faults)
     replica.until_ready(UP_SECONDS)
-    orphans = [process for process in replica.alive() if "sleep" in process.name()]
-    assert len(orphans) == 2
+    until(lambda: orphans(replica) == 2, "two orphans")  # they start without being waited for
     assert replica.term().wait(8) == 128 + signal.SIGKILL
     assert "killed by run-agent at the end of the grace period, exit code 137" in last_error(
         replica
     )
     assert not replica.alive()
+
+
+def orphans(replica) -> int:
+    return sum(command.startswith("sleep ") for command in replica.commands().values())
 
 
 @pytest.mark.parametrize("kind", ["mix", "relx"])

@@ -100,9 +100,10 @@ def hanging_without_way_back():
 )
 def test_the_vm_hangs_once_it_is_installed(platform):
     """What cannot be asked is started again, in the old version."""
-    site = Site(platform, "mix", VERIFY | {"RESTART": "never"})
+    site = Site(platform, "mix", VERIFY | {"UPGRADE_SETTLE_SECONDS": "5", "RESTART": "never"})
+    vm = psutil.Process(site.replica.release_pid)
     change = site.upgrade().until("verifying")
-    psutil.Process(site.replica.release_pid).suspend()
+    vm.suspend()
     ended = change.end()
     assert (ended.code, ended.outcome["serves"]) == (12, OLD), (ended, site.replica.log)
     assert starts(site) == 2
@@ -187,6 +188,7 @@ def test_the_volume_is_full(platform, disk, tmp_path):
         small.fill()
         ended = change.end()
         assert ended.code in {0, 11, 12}, (step, ended, site.replica.log)
+        site.until_quiet()
         site.assert_told()
         small.free()
         site.assert_sound(ended.outcome["serves"])
@@ -242,8 +244,10 @@ def test_what_is_lost_after_the_fetch_is_not_missed(platform):
 
 
 def test_one_change_at_a_time_and_its_client_may_go(platform):
-    site = Site(platform, "mix", {"UPGRADE_SETTLE_SECONDS": "10"})
+    site = Site(platform, "mix", {"UPGRADE_SETTLE_SECONDS": "2", "UPGRADE_VERIFY_SECONDS": "60"})
+    vm = psutil.Process(site.replica.release_pid)
     change = site.upgrade().until("verifying")
+    vm.suspend()  # so that it lasts until all have asked
     since = site.status()["change"]["since"]
     others = ("upgrade",), ("downgrade", OLD), ("reconfigure",), ("migrate",)
     for verb in others:
@@ -251,5 +255,6 @@ def test_one_change_at_a_time_and_its_client_may_go(platform):
         assert done.returncode == 14, (verb, done)
         assert f"the upgrade to the current deploy is under way since {since}" in done.stderr
     change.kill()
+    vm.resume()
     site.replica.until_said("upgrade: done: 0.2.0 serves")
     site.assert_sound(NEW)

@@ -8,6 +8,7 @@ import pytest
 
 from support.changing import NEW, OLD, STEPS, Line, Site
 from support.long_tests import LONG
+from support.wait import until
 
 NEVER = {"RESTART": "never"}
 
@@ -53,15 +54,21 @@ def test_the_vm_is_killed(platform):
     """PID 1 starts the release again, though RESTART=never: it knows of the change."""
     site = Site(platform, "mix", NEVER | {"UPGRADE_SETTLE_SECONDS": "1"})
     for count, step in enumerate(STEPS, 2):
+        vm = psutil.Process(site.replica.release_pid)  # to look for it takes longer than some steps
         change = site.upgrade_anew(until=step)
-        psutil.Process(site.replica.release_pid).kill()
+        vm.kill()
         ended = change.end()
         assert ended.code in CODES[step], (step, ended, site.replica.log)
+        until(lambda count=count: starts(site) >= count, lambda: site.replica.log)
         site.until_quiet()
-        assert len(site.replica.events("release started")) == count, step
+        assert starts(site) == count, step
         site.assert_sound(ended.outcome["serves"])
         if step != "permanent":  # else the node began in the new tree
             site.back()
+
+
+def starts(site):
+    return len(site.replica.events("release started"))
 
 
 @pytest.mark.parametrize("step", STEPS if LONG else ("placing", "installing", "permanent"))

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 
+import psutil
 import pytest
 
 from support import slugs, upgrade_slugs
@@ -76,7 +77,9 @@ def test_the_controllers_expression_is_used_where_there_is_one(platform, migrati
 
 def test_nothing_else_changes_during_a_migration(migrating):
     replica = migrating(HELLO_MIGRATE_SECONDS="4")
+    node = psutil.Process(replica.release_pid)
     with under_way(replica) as migration:
+        node.suspend()  # it migrates no further until all have asked
         for other in (("upgrade",), ("reconfigure",), ("migrate",)):
             refused = verb(replica, *other)
             assert refused.returncode == 14
@@ -85,6 +88,7 @@ def test_nothing_else_changes_during_a_migration(migrating):
         assert json.loads(verb(replica, "status", "--json").stdout)["change"]["what"] == (
             "migration of hello"
         )
+        node.resume()
         assert migration.wait(VERB_SECONDS) == 0
 
 
@@ -99,7 +103,7 @@ def test_a_stop_lets_a_migration_end_within_the_grace(migrating):
 
 
 def test_a_migration_that_takes_longer_than_the_grace_is_said_to_be_cut(migrating):
-    replica = migrating(HELLO_MIGRATE_SECONDS="600", settings={"GRACE_SECONDS": "8"})
+    replica = migrating(HELLO_MIGRATE_SECONDS="600", settings={"GRACE_SECONDS": "12"})
     with under_way(replica) as migration:
         replica.term()
         assert migration.wait(VERB_SECONDS) != 0

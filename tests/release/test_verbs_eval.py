@@ -37,6 +37,9 @@ FAILS = {
 }
 
 
+TURNS_SECONDS = 90.0
+"""How long six calls may take that wait for each other; each of them starts a VM."""
+
 CONNECT = (
     'pong = net_adm:ping(list_to_atom("hello@127.0.0.1")), '
     'io:format("~p~n", [nodes(connected)]), halt().'
@@ -107,7 +110,7 @@ def test_calls_of_distillery_s_script_do_not_collide(boot, kind):
     replica = boot(kind)
     calls = (("distillery_eval", "1 + 1"), ("shell", "--", "bin/hello", "ping"), ("run", "ping"))
     with ThreadPoolExecutor(6) as pool:
-        done = list(pool.map(lambda call: replica.verb(*call), calls * 2))
+        done = list(pool.map(lambda call: replica.verb(*call, timeout=TURNS_SECONDS), calls * 2))
     assert [(call.returncode, call.stdout) for call in done] == [
         (0, "2\n"), (0, "pong\n"), (0, "pong\n"),
     ] * 2  # fmt: skip
