@@ -1,7 +1,8 @@
 """What our pod costs: requests to the Kubernetes API at rest, and the short worker that asks.
 
 A real release runs beside a replica in a pod; the API is a real server with TLS. Goal: at most 20
-requests an hour at rest. Compared, in the same run, with the requests for the SSH keys. Printed
+requests an hour at rest. Compared, in the same run, with the requests for the SSH keys. What tells
+the pod the same again comes too rarely to be seen here: it is added by its constant. Printed
 besides: how many requests a boot takes, how soon after readiness the pod says so, and what the
 worker needs while it lives.
 """
@@ -16,6 +17,7 @@ import psutil
 from _figures import free_port, in_memory_folder, replica, report, wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from run_agent.cluster.backoff import JITTER, REST_SECONDS
 from support.controller_server import ControllerServer
 from support.kubernetes_api import KubernetesApi
 from support.slugs import slug
@@ -57,7 +59,9 @@ def main() -> None:
             time.sleep(WATCH_SECONDS)
             pod, keys = len(api.requests) - pod, controller.count("ssh_keys") - keys
     hours = WATCH_SECONDS / 3600
-    report("pod", pod / hours, "requests for the SSH keys", keys / hours,
+    repeated = 3600 / (REST_SECONDS * (1 - JITTER))
+    print(f"seen at rest: {pod} in {WATCH_SECONDS} s; repeated up to {repeated} times an hour")
+    report("pod", pod / hours + repeated, "requests for the SSH keys", keys / hours,
            unit="requests an hour at rest", goal=f"<= {GOAL}")  # fmt: skip
 
 

@@ -211,7 +211,9 @@ def _learn(replica: Replica, chosen: Chosen, prepared: Prepared) -> None:
 def port_in(env: Mapping[str, str]) -> int | None:
     """Return the port on which the app is to accept; none where PORT is no port."""
     port = env.get("PORT", "")
-    return int(port) if port.isdecimal() and 1 <= int(port) <= 65535 else None
+    if len(port) > len("65535") or not port.isdecimal():
+        return None
+    return int(port) if 1 <= int(port) <= 65535 else None
 
 
 def _refuse_unusable_port(options: Settings, env: Mapping[str, str]) -> None:
