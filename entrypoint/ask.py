@@ -16,11 +16,15 @@ ANSWER_SECONDS = 30.0
 """How long to wait for the next line: longer than an agent takes to be started again."""
 
 
+class NothingRunsError(UnavailableError):
+    """No replica has its socket there."""
+
+
 def call(path: Path, verb: str, **arguments: object) -> Iterator[dict[str, Any]]:
     """Ask the agent from another process; give its progress and last its result.
 
-    Raises `UnavailableError` where no agent is reached, and `RunAgentError` with the agent's own
-    message and exit code where it says no.
+    Raises `UnavailableError` where no agent is reached (`NothingRunsError` where none can be), and
+    `RunAgentError` with the agent's own message and exit code where it says no.
     """
     request = json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n"
     with _connect(path) as connection, connection.makefile("rb") as lines:
@@ -54,7 +58,8 @@ def _connect(path: Path) -> socket.socket:
         connection.connect(f"/proc/self/fd/{folder}/{path.name}")
     except OSError as error:
         connection.close()
-        raise UnavailableError(
+        gone = isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionRefusedError)
+        raise (NothingRunsError if gone else UnavailableError)(
             f"cannot reach the replica at {path} ({error.strerror}): nothing runs there, or not "
             "as this user; start it with `run-agent init APP`, or set RUN_AGENT_ROOT"
         ) from error

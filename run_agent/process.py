@@ -115,9 +115,9 @@ def _reap_without_threads() -> None:
 
     Before, it takes a thread for each: at the container's limit of processes there is none, and
     the child that has just started would have nobody to wait for it. Without pidfd_open(2) (Linux
-    before 5.3, some sandboxes) it stays with the threads.
+    before 5.3, some sandboxes, a Python built against older headers) it stays with the threads.
     """
-    if sys.version_info >= (3, 12):
+    if sys.version_info >= (3, 12) or not hasattr(os, "pidfd_open"):
         return
     watcher = asyncio.get_child_watcher()
     if isinstance(watcher, asyncio.PidfdChildWatcher) and watcher.is_active():

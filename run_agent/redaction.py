@@ -23,9 +23,10 @@ END_BYTES = 2 * MOST_CHARACTERS
 NO_SECRETS = frozenset(
     {
         "APP_NAME", "BINDIR", "GIGALIXIR_APP_NAME", "GIGALIXIR_COMMAND", "HOME", "HOSTNAME", "LANG",
-        "LC_ALL", "LC_CTYPE", "MY_NODE_NAME", "MY_POD_IP", "PATH", "PORT", "PWD",
+        "LC_ALL", "LC_CTYPE", "LOGNAME", "MY_NODE_NAME", "MY_POD_IP", "PATH", "PORT", "PWD",
         "RELEASE_MUTABLE_DIR", "RELEASE_NAME", "RELEASE_NODE", "RELEASE_TMP", "RELX_OUT_FILE_PATH",
-        "RELX_REPLACE_OS_VARS", "REPLACE_OS_VARS", "ROOTDIR", "RUN_AGENT_ROOT", "VMARGS_PATH",
+        "RELX_REPLACE_OS_VARS", "REPLACE_OS_VARS", "ROOTDIR", "RUN_AGENT_ROOT", "SHELL", "TERM",
+        "USER", "VMARGS_PATH",
     }
 )  # fmt: skip
 """Variables whose values a reader needs, also where another variable repeats them."""
@@ -44,24 +45,28 @@ def redacted(text: str, *envs: Mapping[str, str], keep: Iterable[str] = ()) -> s
     Where two variables share one, the first is named. The words of `keep`, such as the name of the
     release, stay. Line breaks, too; colours and what is beyond `MOST_CHARACTERS` go.
     """
-    names = _names(envs, keep)
-    text = _NUMBERS.sub("…", _CONTINUED.sub("", _COLOURS.sub("", text)))
-    if names:
-        text = _pattern(names).sub(lambda found: names[found[0]], text)
-        text = re.sub(r"(\$\w+)(?:[^\w$]{0,4}\1(?!\w))+", r"\1", text)
-        text = _CUT.sub(lambda cut: _begun(cut[1], names) + cut[2], text)
-    return _shortened(text.strip())
+    return _shortened(_with_names(text, _names(envs, keep)))
 
 
 def redacted_end(output: bytes, *envs: Mapping[str, str]) -> str:
-    """Return the end of what a program printed, as `redacted` does.
+    """Return the end of what a program printed, at most `MOST_CHARACTERS`, as `redacted` does.
 
     Of a word that is cut there nothing is left: no part of a value would be known as one.
     """
     text = output[-END_BYTES:].decode(errors="replace")
     if len(output) > END_BYTES:
         text = re.sub(r"^\S*", "…", text)
-    return redacted(text, *envs)
+    shown = _with_names(text, _names(envs, ()))
+    return shown if len(shown) <= MOST_CHARACTERS else f"… {shown[-MOST_CHARACTERS:].lstrip()}"
+
+
+def _with_names(text: str, names: Mapping[str, str]) -> str:
+    text = _NUMBERS.sub("…", _CONTINUED.sub("", _COLOURS.sub("", text)))
+    # An environment may have a megabyte, of which a short text quotes little.
+    if there := [piece for piece in names if piece in text]:
+        text = _pattern(there).sub(lambda found: names[found[0]], text)
+        text = re.sub(r"(\$\w+)(?:[^\w$]{0,4}\1(?!\w))+", r"\1", text)
+    return _CUT.sub(lambda cut: _begun(cut[1], names) + cut[2], text).strip()
 
 
 def _names(envs: Iterable[Mapping[str, str]], keep: Iterable[str]) -> dict[str, str]:

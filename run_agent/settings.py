@@ -567,13 +567,13 @@ def layout_of(environ: Mapping[str, str]) -> Layout:
 
 
 def _problem(row: Mapping[str, Any], raw: str, problem: ValueError) -> str:
-    shown = "" if _is_private(row, raw) else f"={raw!r}"
+    # Neither a secret is echoed nor what may be one: a URL in the wrong place, or a mangled one.
+    shown = "" if _is_secret(row) or "@" in raw or "?" in raw else f"={raw!r}"
     return f"{row['name']}{shown} {problem}"
 
 
-def _is_private(row: Mapping[str, Any], raw: str) -> bool:
-    """Whether `raw` is not to be echoed: a secret, or a URL that may hold one."""
-    return row["parse"] in {_secret, _cookie} or "@" in raw or "?" in raw
+def _is_secret(row: Mapping[str, Any]) -> bool:
+    return row["parse"] in {_secret, _cookie}
 
 
 def _contradictions(values: Mapping[str, Any], *, needs_controller: bool) -> list[str]:
@@ -626,7 +626,9 @@ def shown(environ: Mapping[str, str]) -> list[Shown]:
 
 
 def _shown(row: Mapping[str, Any], raw: str | None) -> Shown:
-    value = "***" if raw and _is_private(row, raw) else raw or None
+    raw = raw or ""
+    is_private = _is_secret(row) or ("://" in raw and ("@" in raw or "?" in raw))
+    value = "***" if is_private and raw else raw or None
     return Shown(row["name"], value, row["default"], row["doc"], passed_on=not row["ours"])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import Any
 from entrypoint import ask
 from entrypoint.parser import COLUMNS, Parser
 from run_agent import settings
-from run_agent.errors import RunAgentError, UnavailableError
+from run_agent.errors import RunAgentError
 
 EXAMPLES = """\
 examples:
@@ -26,7 +27,7 @@ INDENT = "    "
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
-    """Print the settings. Raises `SettingsError` where nothing runs, and nothing could."""
+    """Print the settings. Raises `SettingsError` where nothing runs, and could not either."""
     parser = Parser(
         "settings",
         description="Show every setting: what it is here, its default, and what it does. "
@@ -42,6 +43,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
         [row for row in rows if given.word.upper() in row["name"]], given.word, as_json=given.json
     )
     if running is None:
+        print("run-agent: nothing runs here; this is what the environment says", file=sys.stderr)
         settings.load(environ)
     return os.EX_OK
 
@@ -50,7 +52,7 @@ def _of_the_replica(environ: Mapping[str, str]) -> list[dict[str, Any]] | None:
     """Ask what runs here; None where nothing does."""
     try:
         *_, last = ask.call(settings.layout_of(environ).control_socket, "settings")
-    except UnavailableError:
+    except ask.NothingRunsError:
         return None
     return list(last["result"]["settings"])
 

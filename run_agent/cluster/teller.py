@@ -109,9 +109,9 @@ class Teller:
     def report(self, report: Report, *, since: float | None = None, at_once: bool = False) -> None:
         """Have the pod say this from now on; returns at once.
 
-        `since` is when the first condition became what it is, if that was before our time, in
-        epoch seconds. What is wanted `at_once` waits for no pause, and for no worker that tells
-        something else.
+        `since` is when the first condition became what it is, where that is known to be before
+        our time, in epoch seconds. What is wanted `at_once` waits for no pause, and for no worker
+        that tells something else.
         """
         before, self._wanted = self._wanted, report
         if report == before:

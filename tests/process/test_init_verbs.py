@@ -3,16 +3,18 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from entrypoint.cli import VERBS
 from run_agent import __version__, settings
-from support.replica import environment, run_agent
-from support.wait import until
+from support.replica import RUN_AGENT, environment, run_agent
+from support.wait import PATIENCE_SECONDS, until
 
 BIN = Path(sys.executable).parent
 
@@ -151,6 +153,35 @@ def test_settings_with_a_word_are_those_with_it_in_their_name(nowhere):
     asked = run_agent("settings", "nonsense", environ=given)
     assert asked.returncode == os.EX_USAGE
     assert asked.stderr.startswith("run-agent: cannot find a setting with 'nonsense' in its name")
+
+
+def test_settings_where_nothing_runs_are_said_to_be_of_the_environment(nowhere):
+    given = {"CONTROLLER_URL": "https://u:s3cret@host", "READY_CHECK": "http:/up?deep=1"}
+    asked = run_agent("settings", "c", environ=nowhere | given)
+    assert asked.returncode == os.EX_CONFIG
+    assert asked.stderr.startswith("run-agent: nothing runs here")
+    assert "CONTROLLER_URL=*** (default https://api.gigalixir.com)" in asked.stdout
+    assert "READY_CHECK=http:/up?deep=1 (default port)" in asked.stdout
+    assert "s3cret" not in asked.stdout + asked.stderr
+
+
+def test_settings_are_not_guessed_where_the_agent_does_not_answer():
+    with (
+        tempfile.TemporaryDirectory() as root,  # unix(7): a socket's path has 108 bytes at most
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        path = Path(root, "run/run-agent/control.sock")
+        path.parent.mkdir(parents=True)
+        listener.bind(str(path))
+        listener.listen()
+        with subprocess.Popen(
+            (*RUN_AGENT, "settings"), env=environment(Path(root)),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as asking:  # fmt: skip
+            listener.accept()[0].close()
+            out, err = asking.communicate(timeout=PATIENCE_SECONDS)
+    assert (asking.returncode, out) == (os.EX_UNAVAILABLE, b"")
+    assert err.startswith(b"run-agent: cannot get an answer")
 
 
 def test_settings_that_would_not_start_are_shown_and_end_with_78(nowhere):

@@ -49,9 +49,9 @@ def reboots(tmp_path_factory):
 @pytest.fixture
 def release(kind, root, request):
     """Put the release at /app, and return its tree."""
-    if kind == "relx":
-        return slugs.unpack(slugs.slug("relx"), root / "app")
-    return shutil.copytree(request.getfixturevalue("reboots"), root / "app", symlinks=True)
+    if kind == "mix":
+        return shutil.copytree(request.getfixturevalue("reboots"), root / "app", symlinks=True)
+    return slugs.unpack(slugs.slug(kind), root / "app")
 
 
 @pytest.fixture
@@ -115,6 +115,14 @@ def test_it_boots_answers_and_starts_again_in_place(boot, image, kind):
     os.kill(replica.release_pid, signal.SIGKILL)
     until(lambda: len(replica.events("release started")) == 2, lambda: replica.log, NODE_SECONDS)
     assert verb(replica.until_ready(NODE_SECONDS), "distillery_eval", PID[kind]) != before
+    assert replica.term().wait() == 0
+
+
+@pytest.mark.parametrize("kind", ["distillery1", "distillery2"], indirect=True)
+def test_the_scripts_of_distillery_write_elsewhere_as_well(boot, image):
+    replica = boot().until_ready(NODE_SECONDS)
+    assert list((image / "run" / "run-agent" / "release-tmp").iterdir())
+    assert verb(replica, "shell", "--", "sh", "-c", "echo $RELEASE_MUTABLE_DIR").endswith("tmp")
     assert replica.term().wait() == 0
 
 

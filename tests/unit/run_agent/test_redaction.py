@@ -1,5 +1,6 @@
 """What people are shown of texts that quote the environment."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,25 @@ def test_begin_and_end_of_a_long_text_are_shown():
     shown = redacted("begin " + "x " * 5000 + "end", {})
     assert (shown[:5], shown[-3:]) == ("begin", "end")
     assert len(shown) < MOST_CHARACTERS + 10
+
+
+def test_of_what_a_program_printed_the_end_is_shown():
+    shown = redacted_end(b"begin " + b"x " * 5000 + b"s3cret end", {"NAME": "s3cret"})
+    assert shown.endswith("x x $NAME end")
+    assert shown.startswith("… ")
+    assert MOST_CHARACTERS - 10 < len(shown) < MOST_CHARACTERS + 10
+
+
+def test_an_environment_of_a_megabyte_is_no_pattern_of_a_megabyte():
+    """A pattern of all its pieces took ten seconds and 300 MB, in the agent's own loop."""
+    env = {f"JSON_{n}": " ".join(f"{n}-{word}" for word in range(12_000)) for n in range(10)}
+    tracemalloc.start()
+    try:
+        assert redacted("no such file: 7-11111", env) == "no such file: $JSON_7"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 20
 
 
 def test_the_reason_of_an_install_has_the_app_s_name_and_no_secret():
