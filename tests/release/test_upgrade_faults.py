@@ -221,7 +221,7 @@ def test_what_is_lost_before_the_fetch(platform):
         assert ended.outcome["verdict"] == "failed, nothing changed"
         assert "nothing has changed" not in ended.outcome["message"], "it would say so twice"
         platform.controller.accept()
-        for lost in (Answer(status=503), Answer(cut_after=1_000_000, reset=True)):
+        for lost in (Answer(status=503), Answer(cut_after=1_000_000, ranges=False)):
             ended = site.upgrade(usual=lost).end()
             assert (ended.code, ended.outcome["serves"]) == (11, OLD), ended
         site.assert_sound(OLD)
