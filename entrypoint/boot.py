@@ -19,7 +19,7 @@ from run_agent import health, node, release
 from run_agent.errors import RunAgentError, SettingsError
 from run_agent.model import Deploy, Launch, Secret
 from run_agent.release import environment, identity, releases_file, start
-from run_agent.settings import NO_CONTROLLER, Settings
+from run_agent.settings import NO_CONTROLLER, Settings, port_number
 from run_agent.slug import tree
 
 JOB_NAME_BYTES = 4
@@ -210,10 +210,7 @@ def _learn(replica: Replica, chosen: Chosen, prepared: Prepared) -> None:
 
 def port_in(env: Mapping[str, str]) -> int | None:
     """Return the port on which the app is to accept; none where PORT is no port."""
-    port = env.get("PORT", "")
-    if len(port) > len("65535") or not port.isdecimal():
-        return None
-    return int(port) if 1 <= int(port) <= 65535 else None
+    return port_number(env.get("PORT", ""))
 
 
 def _refuse_unusable_port(options: Settings, env: Mapping[str, str]) -> None:

@@ -11,11 +11,11 @@ MOST = 1000
 """proc(5). In Kubernetes a pod that asks for little memory begins near it."""
 
 
-def volunteer(by: int = SCORE_ADJ) -> None:
+def volunteer() -> None:
     """Raise this process's score with the OOM killer above what it inherited (proc(5)).
 
     So it goes before whoever started it. One that may not goes on without.
     """
     score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError):
-        score.write_text(str(min(int(score.read_bytes()) + by, MOST)), encoding="ascii")
+        score.write_text(str(min(int(score.read_bytes()) + SCORE_ADJ, MOST)), encoding="ascii")

@@ -98,10 +98,20 @@ def _controller(value: str) -> str:
     raise ValueError("must be https://HOST, http://HOST, file:///FOLDER or none")
 
 
+def port_number(text: str) -> int | None:
+    """Return the TCP port that `text` is, None for anything else."""
+    try:
+        port = int(text) if text.isdecimal() else 0
+    except ValueError:  # thousands of digits
+        port = 0
+    return port if 1 <= port <= 65535 else None
+
+
 def _port(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 65535:
+    port = port_number(value)
+    if port is None:
         raise ValueError("must be a port, 1 to 65535")
-    return int(value)
+    return port
 
 
 def _port_or_none(value: str) -> int | None:

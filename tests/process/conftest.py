@@ -1,14 +1,16 @@
 """What the tests of real processes share."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from support.kubernetes_api import KubernetesApi
 from support.platform import Platform
 from support.ports import Ports
 from support.replica import Replica, need_namespaces
+from support.told_pod import POD
 
 Start = Callable[..., Replica]
 
@@ -46,6 +48,26 @@ def start(tmp_path: Path, ports: Ports) -> Iterator[Start]:
     yield start
     for replica in replicas:
         replica.end()
+
+
+@pytest.fixture
+def api() -> Iterator[KubernetesApi]:
+    """Give an API of Kubernetes that knows our pod."""
+    with KubernetesApi() as api:
+        api.add(POD)
+        yield api
+
+
+@pytest.fixture
+def boot_in_pod(platform: Platform, api: KubernetesApi, tmp_path: Path) -> Start:
+    """Boot `hello` in the pod, each time on the same volume; settings by name."""
+    root = tmp_path / "pod"
+    account = api.mount(root) | {"POD_NAME": POD["metadata"]["name"]}
+
+    def boot(*, wrapper: Sequence[str] = (), **settings: str) -> Replica:
+        return platform.boot(root=root, settings=account | settings, wrapper=wrapper)
+
+    return boot
 
 
 @pytest.fixture(params=["pid-1", "ordinary"])

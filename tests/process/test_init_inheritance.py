@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from support.replica import signals_in, status_of
+from support.replica import descriptors, signals_in, status_of
 from support.wait import until
 
 SEEN = """
@@ -107,18 +106,12 @@ def test_a_container_without_some_of_the_three_streams_runs_as_well(boot, closed
     )
     # until it has become the program, the child has what PID 1 has
     until(lambda: _program(release) == "sleep", "the release to be executed")
-    until(lambda: _targets(release).keys() == {"0", "1", "2"}, "its loader to close what it opened")
-    targets = _targets(release).values()
+    until(
+        lambda: descriptors(release).keys() == {"0", "1", "2"}, "its loader to close what it opened"
+    )
+    targets = descriptors(release).values()
     assert not any(target.startswith(("pipe:", "socket:")) for target in targets)
     assert replica.term().wait() == 143
-
-
-def _targets(pid: int) -> dict[str, str]:
-    found = {}
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found[descriptor.name] = str(descriptor.readlink())
-    return found
 
 
 def _program(pid: int) -> str:

@@ -16,7 +16,7 @@ from support import cgroup, small_slugs
 from support.kubernetes_api import KubernetesApi
 from support.need import need
 from support.platform import Platform, volume
-from support.told_pod import ToldPod
+from support.told_pod import TELL_SECONDS, ToldPod
 from support.wait import until
 
 LIMIT_MIB = 256
@@ -36,8 +36,6 @@ PROGRAMS = {
 
 OF_ANOTHER = "a process in the container was killed by the kernel, out of memory: limit"
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello-0", "uid": "u-1"}}
-TOLD_SECONDS = 60.0
-"""Longer than a worker takes on a loaded machine."""
 
 
 @pytest.fixture
@@ -127,7 +125,7 @@ def test_a_killed_agent_is_an_event_that_its_successor_tells(platform: Platform,
         eat(memory)
         replica.until_said("agent ended with exit code 137")
         assert replica.events(OF_ANOTHER)
-        until(api.events, lambda: replica.log, TOLD_SECONDS)
+        until(api.events, lambda: replica.log, TELL_SECONDS)
         event = api.events()[0]
         assert (event["reason"], event["type"]) == ("OutOfMemory", "Warning")
         assert event["message"].startswith(OF_ANOTHER)
@@ -152,7 +150,7 @@ def test_an_end_that_the_next_run_finds_is_the_event_that_was_told_already(start
         assert first.wait() == 137
         before = len(_told(api))  # one; none on a machine that is too busy to tell it in time
         again = start("sleep", "600", root=root, settings=settings).until_ready()
-        until(lambda: _told(api)[before:], lambda: f"{api.requests}: {again.log}", TOLD_SECONDS)
+        until(lambda: _told(api)[before:], lambda: f"{api.requests}: {again.log}", TELL_SECONDS)
         assert told.reasons == ["OutOfMemory"]
         assert again.term().wait() == 143
 

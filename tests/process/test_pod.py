@@ -5,27 +5,19 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
 
 from support import small_slugs
-from support.kubernetes_api import KubernetesApi
-from support.platform import Platform, ask
-from support.replica import Replica
+from support.platform import ask
+from support.told_pod import OURS, POD, TELL_SECONDS, ToldPod
 from support.wait import until
-
-POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello-7f9-x2k", "uid": "u-1"}}
-PREFIX = "run-agent.dev/"
 
 NOTICED_SECONDS = 2.0
 """A boot or a stop that takes so much longer than one without Kubernetes would be noticed."""
-
-TOLD_SECONDS = 60.0
-"""Longer than a worker takes on a loaded machine: it is nice, so others come first."""
 
 FIRST_IN_LINE = ("chrt", "--rr", "1")
 """For a boot that fails: its agent has 3 s for the Event (entrypoint.pod), other tests or not."""
@@ -41,26 +33,6 @@ FAULTS = {
 
 
 @pytest.fixture
-def api() -> Iterator[KubernetesApi]:
-    """Give an API that knows our pod."""
-    with KubernetesApi() as api:
-        api.add(POD)
-        yield api
-
-
-@pytest.fixture
-def boot(platform: Platform, api: KubernetesApi, tmp_path: Path) -> Callable[..., Replica]:
-    """Boot `hello` in the pod, each time on the same volume; settings by name."""
-    root = tmp_path / "pod"
-    account = api.mount(root) | {"POD_NAME": POD["metadata"]["name"]}
-
-    def boot(*, wrapper: Sequence[str] = (), **settings: str) -> Replica:
-        return platform.boot(root=root, settings=account | settings, wrapper=wrapper)
-
-    return boot
-
-
-@pytest.fixture
 def first_in_line() -> Sequence[str]:
     """Return what to prefix a command with so that it gets a processor at once, where allowed."""
     asked = [shutil.which(FIRST_IN_LINE[0]) or "false", *FIRST_IN_LINE[1:], "true"]
@@ -73,18 +45,14 @@ def pod(api):
 
 
 def condition(api):
-    """Return status and reason of our condition; none before it was told."""
-    for found in pod(api).get("status", {}).get("conditions", ()):
-        if found["type"] == f"{PREFIX}release":
-            return found["status"], found["reason"]
-    return None
+    return ToldPod(api, POD["metadata"]["name"]).condition
 
 
 def until_condition(api, replica, *wanted):
     until(
         lambda: condition(api) == wanted,
         lambda: f"{wanted}, not {pod(api)}: {replica.log}",
-        TOLD_SECONDS,
+        TELL_SECONDS,
     )
 
 
@@ -94,20 +62,20 @@ def until_told(replica):
     def shown():
         return json.loads(replica.verb("status", "--json").stdout)["pod"]
 
-    until(lambda: shown()["told_at"], lambda: f"{shown()}: {replica.log}", TOLD_SECONDS)
+    until(lambda: shown()["told_at"], lambda: f"{shown()}: {replica.log}", TELL_SECONDS)
 
 
 def reasons(api):
     return [event["reason"] for event in api.events()]
 
 
-def test_a_ready_replica_is_shown_on_its_pod(platform, api, boot):
+def test_a_ready_replica_is_shown_on_its_pod(platform, api, boot_in_pod):
     digest = platform.deploy(small_slugs.serving(), "41")
-    replica = boot().until_ready()
+    replica = boot_in_pod().until_ready()
     until_condition(api, replica, "True", "Ready")
     metadata = pod(api)["metadata"]
-    assert metadata["labels"][f"{PREFIX}deploy"] == "41"
-    assert metadata["annotations"][f"{PREFIX}slug-digest"] == digest
+    assert metadata["labels"][f"{OURS}deploy"] == "41"
+    assert metadata["annotations"][f"{OURS}slug-digest"] == digest
     assert api.events() == []
     until_told(replica)
     status = json.loads(replica.verb("status", "--json").stdout)["pod"]
@@ -116,9 +84,9 @@ def test_a_ready_replica_is_shown_on_its_pod(platform, api, boot):
     assert line.split()[:4] == ["pod", "default/hello-7f9-x2k,", "told", "at"]
 
 
-def test_a_drain_and_a_stop_take_the_condition_away(platform, api, boot):
+def test_a_drain_and_a_stop_take_the_condition_away(platform, api, boot_in_pod):
     platform.deploy(small_slugs.serving())
-    replica = boot(DRAIN_SECONDS="60", GRACE_SECONDS="90").until_ready()
+    replica = boot_in_pod(DRAIN_SECONDS="60", GRACE_SECONDS="90").until_ready()
     until_condition(api, replica, "True", "Ready")
     assert replica.verb("drain").returncode == 0
     until_condition(api, replica, "False", "Draining")
@@ -130,9 +98,9 @@ def test_a_drain_and_a_stop_take_the_condition_away(platform, api, boot):
     assert replica.wait() == 0
 
 
-def test_a_boot_that_fails_is_an_event(platform, api, boot, first_in_line):
+def test_a_boot_that_fails_is_an_event(platform, api, boot_in_pod, first_in_line):
     platform.deploy(b"no slug at all")
-    replica = boot(wrapper=first_in_line)
+    replica = boot_in_pod(wrapper=first_in_line)
     assert replica.wait() == os.EX_DATAERR
     (event,) = api.events()
     assert (event["reason"], event["type"]) == ("BootFailed", "Warning")
@@ -141,26 +109,26 @@ def test_a_boot_that_fails_is_an_event(platform, api, boot, first_in_line):
 
 
 def test_a_pod_does_not_stay_ready_when_its_next_container_does_not_boot(
-    platform, api, boot, first_in_line
+    platform, api, boot_in_pod, first_in_line
 ):
     platform.deploy(small_slugs.serving(), "41")
-    first = boot().until_ready()
+    first = boot_in_pod().until_ready()
     until_condition(api, first, "True", "Ready")
     first.end()
     platform.deploy(b"no slug at all", "42")
-    again = boot(wrapper=first_in_line)
+    again = boot_in_pod(wrapper=first_in_line)
     assert again.wait() == os.EX_DATAERR
     assert condition(api) == ("False", "BootFailed")
     assert sorted(reasons(api)) == ["BootFailed", "CutOff"]
 
 
-def test_a_run_that_was_cut_off_is_an_event_of_the_next_one(platform, api, boot):
+def test_a_run_that_was_cut_off_is_an_event_of_the_next_one(platform, api, boot_in_pod):
     platform.deploy(small_slugs.serving())
-    first = boot().until_ready()
+    first = boot_in_pod().until_ready()
     until_condition(api, first, "True", "Ready")
     first.end()
-    again = boot().until_ready()
-    until(lambda: reasons(api) == ["CutOff"], lambda: again.log, TOLD_SECONDS)
+    again = boot_in_pod().until_ready()
+    until(lambda: reasons(api) == ["CutOff"], lambda: again.log, TELL_SECONDS)
     # the agent after this one has it from PID 1 as well, and the API knows it already
     agent = again.agent_pid
     os.kill(agent, signal.SIGKILL)
@@ -170,23 +138,23 @@ def test_a_run_that_was_cut_off_is_an_event_of_the_next_one(platform, api, boot)
     assert reasons(api) == ["CutOff"]
 
 
-def test_a_readiness_that_is_lost_is_shown(platform, api, boot):
+def test_a_readiness_that_is_lost_is_shown(platform, api, boot_in_pod):
     platform.deploy(small_slugs.serving(), config={"STATUS": "200"})
-    replica = boot(READY_CHECK="http:/health").until_ready()
+    replica = boot_in_pod(READY_CHECK="http:/health").until_ready()
     until_condition(api, replica, "True", "Ready")
     ask(replica, "/503", "POST")
     until_condition(api, replica, "False", "NotReady")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_api_in_trouble_delays_neither_boot_nor_stop(fault, platform, api, boot):
+def test_an_api_in_trouble_delays_neither_boot_nor_stop(fault, platform, api, boot_in_pod):
     platform.deploy(small_slugs.serving())
     FAULTS[fault](api)
     # at the same time, so that what else the machine does slows both of them
-    without, replica = platform.boot(), boot()
+    without, replica = platform.boot(), boot_in_pod()
     without.until_ready()
     replica.until_ready(NOTICED_SECONDS)
-    until(lambda: replica.events("cannot tell pod"), lambda: replica.log, TOLD_SECONDS)
+    until(lambda: replica.events("cannot tell pod"), lambda: replica.log, TELL_SECONDS)
     without.term()
     replica.term()
     assert without.wait() == 0
@@ -194,22 +162,24 @@ def test_an_api_in_trouble_delays_neither_boot_nor_stop(fault, platform, api, bo
     assert len(replica.events("cannot tell pod")) == 1
 
 
-def test_a_failed_boot_waits_a_moment_for_an_api_that_hangs_and_no_longer(platform, api, boot):
+def test_a_failed_boot_waits_a_moment_for_an_api_that_hangs_and_no_longer(
+    platform, api, boot_in_pod
+):
     api.hang()
     platform.deploy(b"no slug at all")
-    without, replica = platform.boot(), boot()
+    without, replica = platform.boot(), boot_in_pod()
     assert without.wait() == os.EX_DATAERR
     assert replica.wait(3 + NOTICED_SECONDS) == os.EX_DATAERR
 
 
-def test_the_state_is_right_once_the_api_answers_again(platform, api, boot):
+def test_the_state_is_right_once_the_api_answers_again(platform, api, boot_in_pod):
     platform.deploy(small_slugs.serving())
     api.fail(503)
-    replica = boot().until_ready()
-    until(lambda: replica.events("cannot tell pod"), lambda: replica.log, TOLD_SECONDS)
+    replica = boot_in_pod().until_ready()
+    until(lambda: replica.events("cannot tell pod"), lambda: replica.log, TELL_SECONDS)
     assert condition(api) is None
     api.heal()
-    until(lambda: condition(api) == ("True", "Ready"), lambda: replica.log, 2 * TOLD_SECONDS)
+    until(lambda: condition(api) == ("True", "Ready"), lambda: replica.log, 2 * TELL_SECONDS)
 
 
 def test_no_account_is_no_matter_and_is_said_once(platform):
@@ -224,21 +194,21 @@ def test_no_account_is_no_matter_and_is_said_once(platform):
     assert replica.term().wait() == 0
 
 
-def test_it_can_be_turned_off(platform, api, boot):
+def test_it_can_be_turned_off(platform, api, boot_in_pod):
     platform.deploy(small_slugs.serving())
-    replica = boot(KUBERNETES_REPORTS="none").until_ready()
+    replica = boot_in_pod(KUBERNETES_REPORTS="none").until_ready()
     replica.term().wait()
     assert api.requests == []
 
 
-def test_the_token_is_in_no_argv_and_no_log(platform, api, boot):
+def test_the_token_is_in_no_argv_and_no_log(platform, api, boot_in_pod):
     platform.deploy(small_slugs.serving())
-    replica = boot()
+    replica = boot_in_pod()
     seen = set()
     until(
         lambda: seen.update(_commands_below(replica.pid)) or condition(api),
         lambda: replica.log,
-        TOLD_SECONDS,
+        TELL_SECONDS,
         every=0.01,
     )
     assert any("run_agent.cluster.worker" in command for command in seen)

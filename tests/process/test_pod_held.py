@@ -3,34 +3,19 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from support import small_slugs, tarballs
 from support.kubernetes_api import KubernetesApi
-from support.platform import Platform
 from support.replica import Replica
-from support.told_pod import TELL_SECONDS, ToldPod
+from support.told_pod import POD, TELL_SECONDS, ToldPod
 from support.wait import until
-
-POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello-7f9-x2k"}}
 
 HOLDS = {"hangs": KubernetesApi.hang, "deaf": KubernetesApi.deaf}
 
 ROUNDS = 5
 """On a machine that is busy enough even what nobody waits for may end first: not so often."""
-
-Boot = Callable[..., Replica]
-
-
-@pytest.fixture
-def api() -> Iterator[KubernetesApi]:
-    """Give an API that knows our pod."""
-    with KubernetesApi() as api:
-        api.add(POD)
-        yield api
 
 
 @pytest.fixture
@@ -38,23 +23,15 @@ def told(api: KubernetesApi) -> ToldPod:
     return ToldPod(api, POD["metadata"]["name"])
 
 
-@pytest.fixture
-def boot(platform: Platform, api: KubernetesApi, tmp_path: Path) -> Boot:
-    """Boot `hello` in the pod, each time on the same volume; settings by name."""
-    root = tmp_path / "pod"
-    account = api.mount(root) | {"POD_NAME": POD["metadata"]["name"]}
-    return lambda **settings: platform.boot(root=root, settings=account | settings)
-
-
 @pytest.mark.parametrize("fault", HOLDS)
-def test_no_boot_waits_for_what_is_being_told(fault, platform, api, boot):
+def test_no_boot_waits_for_what_is_being_told(fault, platform, api, boot_in_pod):
     """Each boot has an Event to tell at once; a try at that fails after 5 s or more."""
     platform.deploy(small_slugs.serving())
-    cut_off(boot().until_ready())
+    cut_off(boot_in_pod().until_ready())
     HOLDS[fault](api)
 
     def is_ready_first() -> bool:
-        replica = boot().until_ready()
+        replica = boot_in_pod().until_ready()
         failed = replica.until_said("cannot tell pod", TELL_SECONDS)
         [ready] = [event for event in replica.events() if event["message"] == "ready"]
         cut_off(replica)
@@ -64,13 +41,13 @@ def test_no_boot_waits_for_what_is_being_told(fault, platform, api, boot):
 
 
 @pytest.mark.parametrize("fault", HOLDS)
-def test_no_stop_waits_for_what_is_being_told(fault, platform, api, boot, told):
+def test_no_stop_waits_for_what_is_being_told(fault, platform, api, boot_in_pod, told):
     platform.deploy(small_slugs.serving())
 
     def ends_first() -> bool:
         api.listen()
         api.heal()
-        replica = boot(DRAIN_SECONDS="1").until_ready()
+        replica = boot_in_pod(DRAIN_SECONDS="1").until_ready()
         told.until_ready(lambda: replica.log)
         HOLDS[fault](api)
         assert replica.term().wait() == 0
@@ -88,11 +65,11 @@ def cut_off(replica: Replica) -> None:
 
 
 def test_an_agent_after_another_does_not_tell_again_what_the_api_has_forgotten(
-    platform, api, boot, told
+    platform, api, boot_in_pod, told
 ):
     platform.deploy(small_slugs.serving())
-    boot().until_ready().end()
-    replica = boot().until_ready()
+    boot_in_pod().until_ready().end()
+    replica = boot_in_pod().until_ready()
     happened = told.until_happened("CutOff", lambda: replica.log)
     told.until_ready(lambda: replica.log)
     api.remove("Event", happened["metadata"]["name"])  # as it does after an hour
@@ -133,11 +110,11 @@ def transition(api: KubernetesApi) -> str:
     return str(condition["lastTransitionTime"])
 
 
-def test_a_boot_that_fails_tells_no_value_of_the_configuration(platform, api, boot):
+def test_a_boot_that_fails_tells_no_value_of_the_configuration(platform, api, boot_in_pod):
     script = tarballs.file(".profile.d/a.sh", b'export "$DATABASE_URL"; exit 1\n')
     config = {"DATABASE_URL": "ecto://user:s3cret-password@db/x"}
     platform.deploy(small_slugs.serving(script), config=config)
-    replica = boot()
+    replica = boot_in_pod()
     assert replica.wait() == os.EX_DATAERR
     (error,) = replica.events("cannot source the slug's .profile.d/a.sh")
     assert "export: `$DATABASE_URL': not a valid identifier" in error["message"]
@@ -145,9 +122,9 @@ def test_a_boot_that_fails_tells_no_value_of_the_configuration(platform, api, bo
     assert "s3cret" not in told
 
 
-def test_a_boot_that_takes_long_says_on_its_pod_what_it_waits_for(platform, api, boot):
+def test_a_boot_that_takes_long_says_on_its_pod_what_it_waits_for(platform, api, boot_in_pod):
     platform.controller.refuse()
-    replica = boot()
+    replica = boot_in_pod()
 
     def said() -> str | None:
         conditions = (api.get("Pod", POD["metadata"]["name"]) or {}).get("status", {})

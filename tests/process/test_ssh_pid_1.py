@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from support.need import need
+from support.replica import descriptors
 from support.ssh import client_environ
 from support.ssh_replica import argv, daemon, key_and_settings, ssh, until_open
 from support.wait import PATIENCE_SECONDS, holds, until
@@ -146,7 +147,7 @@ def test_the_kernel_takes_sessions_before_the_release(opened, console):
 
 def test_the_daemon_knows_no_socket_but_its_own(opened, console):
     replica, _ = opened
-    links = _descriptors(daemon(replica)).values()
+    links = descriptors(daemon(replica)).values()
     listeners = {f"socket:[{inode}]" for inode in _listening(int(replica.environ["SSH_PORT"]))}
     assert listeners
     assert not listeners & set(links)
@@ -164,7 +165,7 @@ def test_what_is_restarted_inherits_nothing_of_the_agents(start, tmp_path, ports
     key, settings = key_and_settings(tmp_path, ports)
     replica = until_open(start("sleep", "1000", settings=settings), key)
     for pid in (replica.agent_pid, daemon(replica)):
-        sockets = [name for name, what in _descriptors(pid).items() if "socket:" in what]
+        sockets = [name for name, what in descriptors(pid).items() if "socket:" in what]
         flags = [flag for name in sockets if (flag := _flags(pid, name)) is not None]
         assert flags
         assert all(flag & os.O_CLOEXEC for flag in flags)
@@ -215,15 +216,6 @@ def _answers(epmd: str) -> bool:
     return (
         subprocess.run([*epmd.split(), "-names"], check=False, capture_output=True).returncode == 0
     )
-
-
-def _descriptors(pid: int) -> dict[str, str]:
-    """Return what each descriptor leads to; one that is closed meanwhile is left out."""
-    found = {}
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found[link.name] = str(link.readlink())
-    return found
 
 
 def _flags(pid: int, descriptor: str) -> int | None:

@@ -288,6 +288,15 @@ def signals_in(*masks: str) -> set[int]:
     return {number for mask in masks for number in SIGNALS if int(mask, 16) >> number - 1 & 1}
 
 
+def descriptors(pid: int) -> dict[str, str]:
+    """Return what each descriptor leads to; one that is closed meanwhile is left out."""
+    found = {}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found[link.name] = str(link.readlink())
+    return found
+
+
 def state_and_parent(pid: int) -> tuple[str, int] | None:
     """Read a process's state letter and parent; None for one that is gone."""
     with suppress(OSError):

@@ -13,6 +13,13 @@ from support.wait import until
 
 OURS = "run-agent.dev/"
 
+POD: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "hello-7f9-x2k", "uid": "u-1"},
+}
+"""What the API knows of a pod before run-agent says anything."""
+
 TELL_SECONDS = 60.0
 """How long a state or an Event may take to be told on two busy cores: a worker starts for it, at
 most every 5 s."""

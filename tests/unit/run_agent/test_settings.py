@@ -124,3 +124,12 @@ def test_the_node_s_name_and_cookie_are_judged_with_all_the_others():
 def test_the_probes_need_a_port_of_their_own():
     (problem,) = problems(KEY | {"PORT": "9000"})
     assert "HEALTH_PORT=9000 is the app's PORT as well" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [("4000", 4000), ("004000", 4000), ("65535", 65535), ("0", None), ("65536", None), ("", None),
+     ("-1", None), ("4000.0", None), ("9" * 5000, None)],
+)  # fmt: skip
+def test_a_port_number(text, port):
+    assert settings.port_number(text) == port
